@@ -1,0 +1,86 @@
+"""The flags that every task has; standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model learns; every task's Config extends this and sets its own defaults."""
+
+    epochs: int = 10
+    """Passes over the training split."""
+    batch_size: int = 64
+    """Examples per optimizer step, over all workers together."""
+    lr: float = 1e-3
+    """Learning rate; the peak where the schedule has one."""
+    seed: int = 0
+    """Fixes splits, order, augmentation, dropout and initial weights."""
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
+    """Rule that turns gradients into steps."""
+    schedule: Literal["constant", "onecycle", "cosine"] = "constant"
+    """How the learning rate moves over the run."""
+    momentum: float = 0.0
+    """Momentum of sgd and rmsprop."""
+    weight_decay: float = 0.0
+    """L2 penalty; decoupled with adamw."""
+    dropout: float = 0.0
+    """Share of activations dropped while training, 0 to below 1."""
+    early_stopping: int = 0
+    """Epochs without a better validation metric before the run stops and the best is restored; 0 never stops."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 does not clip."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step; the batch size stays the same."""
+    amp: bool = False
+    """Whether the forward pass runs in bfloat16."""
+    compile: bool = False
+    """Whether torch.compile compiles the network."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        for name, low in (("epochs", 1), ("batch_size", 1), ("early_stopping", 0), ("accumulate", 1), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; the least allowed is {low}")
+        for name in ("lr", "weight_decay", "clip", "momentum"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be finite and not negative")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"--accumulate is {self.accumulate}; it must not exceed the batch size {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a run happens and what becomes of it; changes nothing in what is learned."""
+
+    local: bool = False
+    """Whether to train in this process, without Ray."""
+    workers: int = 1
+    """Ray Train workers; each holds a copy of the model."""
+    gpu: bool = False
+    """Whether each worker (or this process) uses a GPU."""
+    threads: int = 0
+    """CPU threads per worker; 0 shares this machine's cores among the workers."""
+    run_dir: str = ""
+    """Folder of the run's checkpoints, journal and artifact; empty makes one under runs/."""
+    resume: str = ""
+    """Folder of an earlier run to continue."""
+    promote: Literal["auto", "always", "never"] = "auto"
+    """Whether the new version becomes champion: auto when its primary test metric is no worse."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; the least allowed is 1")
+        if self.threads < 0:
+            raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
+        if self.local and self.workers > 1:
+            raise ValueError(f"--local trains in one process; --workers is {self.workers} and needs Ray or torchrun")
+        if self.resume and self.run_dir:
+            raise ValueError("--resume continues in its own folder; leave out --run-dir")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
