@@ -1,0 +1,156 @@
+"""Images of a built-in set or a folder, split by the seed and batched by indexing.
+
+Shapes: B images of a batch, N images, C colours, H height, W width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines import examples
+from pipelines.classifier import folders, images, sources
+from pipelines.classifier.augment import augment
+from pipelines.classifier.config import Config
+
+VALID_SHARE = 0.1
+VALID_MOST = 2_500
+"""Of a set with its own test split, a tenth of the training images validate, at most this many."""
+MIRRORED = ("fashion-mnist", "cifar10")
+"""Built-in sets whose images mean the same when left and right are swapped."""
+
+
+class Batch(NamedTuple):
+    """What the network sees and what it should say."""
+
+    images_BCHW: Tensor
+    """Pixels 0 to 255."""
+    targets_B: Tensor
+    smoothing: float
+    """Label smoothing of the training loss."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split, whole in memory as uint8."""
+
+    images_NCHW: Tensor
+    targets_N: Tensor
+    smoothing: float
+    augmented: bool
+    mirrored: bool
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.targets_N)
+
+    def to(self, device: torch.device) -> "Images":
+        """Moves the tensors to a device, once."""
+        moved = (self.images_NCHW.to(device), self.targets_N.to(device))
+        return Images(*moved, self.smoothing, self.augmented, self.mirrored)
+
+    def batch(self, index_B: Tensor, draw: examples.Draw | None) -> Batch:
+        """Takes the images at `index_B`, moved about by `draw` when training with --augment."""
+        images_BCHW = self.images_NCHW[index_B]
+        if draw and self.augmented:
+            images_BCHW = augment(images_BCHW, index_B, draw, self.mirrored)
+        return Batch(images_BCHW, self.targets_N[index_B], self.smoothing)
+
+
+@dataclass
+class ImageData(examples.Data):
+    """The three splits, and what a new model must know of them."""
+
+    labels: list[str]
+    """Names of the classes, in the order of the targets."""
+    shape: tuple[int, int, int]
+    """C, H and W of every image."""
+    mean: list[float]
+    """Mean of the training split's pixels, 0 to 255, per colour."""
+    std: list[float]
+    """Their standard deviation; 1 where a colour never varies."""
+
+
+def load(config: Config) -> ImageData:
+    """Reads the images that `config` names; raises ValueError, naming the file, when they cannot be used."""
+    if config.data:
+        found = folders.read(Path(config.data), config.image_size)
+    else:
+        found = sources.built_in(config.dataset, config.data_dir)
+        found = _resized(found, config.image_size)
+    parts = _split(found, config.seed)
+    mirrored = config.mirror or not config.data and config.dataset in MIRRORED
+    splits = [_images(found, part, config, mirrored) for part in parts]
+    mean, std = _statistics(found.images_NCHW[parts[0]])
+    return ImageData(
+        *splits,
+        digest=_digest(found),
+        name=config.data or config.dataset,
+        labels=found.labels,
+        shape=found.images_NCHW.shape[1:],
+        mean=mean,
+        std=std,
+    )
+
+
+def _resized(found: sources.Labelled, side: int) -> sources.Labelled:
+    colours, height = found.images_NCHW.shape[1:3]
+    if side in (0, height):
+        return found
+    shape = (colours, side, side)
+    resized = [images.pixels(images.from_pixels(image_CHW), shape) for image_CHW in found.images_NCHW]
+    return sources.Labelled(np.stack(resized), found.targets_N, found.labels, found.train_count)
+
+
+def _split(found: sources.Labelled, seed: int) -> list[np.ndarray]:
+    """Shares out the images of each class by the seed: 8 of 10 train, 1 validates, 1 tests.
+
+    A set's own test split stays what it is.
+    """
+    count = len(found.targets_N) if found.train_count is None else found.train_count
+    order_N = np.random.default_rng(seed).permutation(count)
+    if found.train_count is not None:
+        valid_count = min(int(count * VALID_SHARE), VALID_MOST)
+        test = np.arange(count, len(found.targets_N))
+        return [np.sort(order_N[valid_count:]), np.sort(order_N[:valid_count]), test]
+    rank_N = np.empty(count, np.int64)
+    for target in range(len(found.labels)):
+        members = order_N[found.targets_N[order_N] == target]
+        rank_N[members] = np.arange(len(members)) % 10
+    return [
+        np.flatnonzero((rank_N != 1) & (rank_N != 2)),
+        np.flatnonzero(rank_N == 2),
+        np.flatnonzero(rank_N == 1),
+    ]
+
+
+def _images(found: sources.Labelled, part: np.ndarray, config: Config, mirrored: bool) -> Images:
+    return Images(
+        torch.from_numpy(found.images_NCHW[part]),
+        torch.from_numpy(found.targets_N[part]),
+        config.label_smoothing,
+        config.augment,
+        mirrored,
+    )
+
+
+def _statistics(images_NCHW: np.ndarray) -> tuple[list[float], list[float]]:
+    """Finds mean and deviation per colour from counts of the 256 values, so that no float copy is made."""
+    means, stds = [], []
+    values = np.arange(256)
+    for colour in range(images_NCHW.shape[1]):
+        share = np.bincount(images_NCHW[:, colour].ravel(), minlength=256) / images_NCHW[:, colour].size
+        means.append(float(share @ values))
+        stds.append(float(share @ (values - means[-1]) ** 2) ** 0.5 or 1.0)
+    return means, stds
+
+
+def _digest(found: sources.Labelled) -> str:
+    shape = repr(found.images_NCHW.shape).encode()
+    return examples.digest(
+        shape, found.images_NCHW.tobytes(), found.targets_N.tobytes(), "\n".join(found.labels).encode()
+    )
