@@ -1,0 +1,53 @@
+"""The model artifact: a sealed folder of weights and descriptions, without pickle; knows nothing of mlflow."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines import sealed
+
+REQUIRED = ("model.safetensors", "config.json")
+SUFFIXES = (".safetensors", ".json", ".parquet")
+FORMAT = 1
+
+
+def write(folder: Path, task: str, save: Callable[[Path], None]) -> str:
+    """Writes an artifact atomically and returns its digest, the SHA-256 of MANIFEST.json.
+
+    `save` writes the model's files; config.json gets the task's name and the format's number added.
+    Raises ValueError when the model writes a file of a kind that an artifact must not hold.
+    """
+
+    def fill(rough: Path) -> None:
+        save(rough)
+        path = rough / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "task": task, "format": FORMAT}, indent=2, sort_keys=True) + "\n")
+        _check_kinds(rough, {entry.name for entry in rough.iterdir()})
+
+    return sealed.write(folder, fill)
+
+
+def verify(folder: Path) -> str:
+    """Checks every digest of an artifact and that it holds nothing but what an artifact may hold.
+
+    Returns the digest. Raises ValueError saying what is wrong, and opens no file that could run code.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no artifact folder {str(folder)!r}")
+    _check_kinds(folder, {entry.name for entry in folder.iterdir()} - {sealed.MANIFEST})
+    return sealed.verify(folder)
+
+
+def task_of(folder: Path) -> str:
+    """Reads which task an artifact's model belongs to."""
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["task"])
+
+
+def _check_kinds(folder: Path, names: set[str]) -> None:
+    for name in sorted(names):
+        if Path(name).suffix not in SUFFIXES:
+            raise sealed.Corrupt(f"{str(folder)!r} holds {name!r}; an artifact holds only {', '.join(SUFFIXES)} files")
+    for name in REQUIRED:
+        if name not in names:
+            raise sealed.Corrupt(f"{str(folder)!r} lacks {name!r}; it is no model artifact")

@@ -1,0 +1,58 @@
+"""The journal of a run: one JSON object a line, from which the tracker and the progress bar read."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+NAME = "journal.jsonl"
+Event = dict[str, Any]
+
+
+class Journal:
+    """Appends events to a run's journal; each line reaches the file before `append` returns."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Opens the journal for appending; a line that a crash cut short is ended first."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / NAME
+        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        if torn:
+            self._file.write("\n")
+
+    def append(self, event: Event) -> None:
+        """Writes one event, with the time (seconds since 1970)."""
+        self._file.write(json.dumps({**event, "time": time.time()}, allow_nan=True, separators=(",", ":")) + "\n")
+
+    def close(self) -> None:
+        """Makes sure that everything is on the disk, and closes."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class Reader:
+    """Reads a journal from where it stopped the last time, while another process writes it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Starts at the first line; the file may not exist yet."""
+        self._path = run_dir / NAME
+        self._offset = 0
+
+    def new_events(self) -> Iterator[Event]:
+        """Yields the events written since the last call; half-written lines wait, torn lines are passed over."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                yield event

@@ -1,0 +1,243 @@
+"""The training loop that one worker runs, in the order things happen; knows neither Ray nor MLflow.
+
+The same losses come out of one process, of torchrun and of Ray Train, for the same seed, world size and
+thread count: order, augmentation and dropout are functions of counters (examples.py, batches.py).
+Shapes: B examples of a global batch, K steps of a logging window.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines import artifact, batches, checkpoint, collectives
+from pipelines.examples import Data, Draw, Split, step_seed
+from pipelines.settings import Settings
+from pipelines.steps import Stepper, rate
+from pipelines.tasks import Task
+
+Emit = Callable[[dict[str, Any]], None]
+WINDOW_SECONDS, WINDOW_STEPS = 0.5, 256
+SAVING_SHARE = 0.02
+"""Largest share of a run's time that checkpoints at the ends of short epochs may take."""
+STATISTICS = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this worker stands among the others, and on what it computes."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass
+class Progress:
+    """The counters of a run, all that decides what comes next."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = float("-inf")
+    best_epoch: int = -1
+    done: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+class Diverged(ValueError):
+    """The loss stopped being a finite number."""
+
+
+def run(
+    task: Task,
+    config: Settings,
+    run_dir: Path,
+    place: Place,
+    emit: Emit = lambda event: None,
+    data: Data | None = None,
+    checkpoint_steps: int = 0,
+) -> dict[str, float]:
+    """Trains, evaluates and writes the model artifact of one run; goes on from its checkpoint if it has one.
+
+    Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
+    Checkpoints are written after each epoch, and every `checkpoint_steps` steps unless that is 0.
+    Returns the test metrics. Raises Diverged, and ValueError for bad data or another data's checkpoint.
+    """
+    emit = emit if place.rank == 0 else lambda event: None
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    emit({"event": "loading"})
+    worker = Worker(task, config, run_dir, place, emit, data or task.data.load(config), checkpoint_steps)
+    worker.resume()
+    steps = worker.steps_per_epoch * config.epochs
+    emit({"event": "start", "step": worker.progress.step, "steps": steps, **worker.describe()})
+    while worker.progress.epoch < config.epochs and not worker.progress.done:
+        worker.train_epoch()
+        worker.finish_epoch()
+    return worker.finish()
+
+
+class Worker:
+    """One rank's model, data and counters."""
+
+    def __init__(
+        self, task: Task, config: Settings, run_dir: Path, place: Place, emit: Emit, data: Data, checkpoint_steps: int
+    ) -> None:
+        """Makes the model, the same on every rank, and moves data and model to the device."""
+        self.task, self.config, self.run_dir, self.place, self.emit = task, config, run_dir, place, emit
+        self.device = torch.device(place.device)
+        self.data = data
+        self.train, self.valid = data.train.to(self.device), data.valid.to(self.device)
+        torch.manual_seed(step_seed(config.seed, -1, 0))
+        self.model = task.model.Model.create(config, data).to(self.device)
+        self.network: nn.Module = self.model.network
+        groups = getattr(task.train, "groups", _one_group)(self.network, config)
+        loss = task.train.loss
+        self.stepper = Stepper(self._replica(), loss, groups, config, self.device, place.rank, place.world)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.steps_per_epoch = -(-len(self.train) // config.batch_size)
+        self.checkpoint_steps = checkpoint_steps
+        self.window_steps = 1
+        self.next_save = 0.0
+
+    def _replica(self) -> nn.Module:
+        network = torch.compile(self.network) if self.config.compile else self.network
+        if self.place.world == 1:
+            return network  # type: ignore[return-value]
+        static = getattr(self.task.train, "STATIC_GRAPH", True)
+        return DistributedDataParallel(
+            network,  # type: ignore[arg-type]
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+            static_graph=static and self.config.accumulate == 1,
+            find_unused_parameters=not static,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Says what is learned from what, for the journal."""
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        sizes = {"train": len(self.train), "valid": len(self.data.valid), "test": len(self.data.test)}
+        return {"data": self.data.name, "data_digest": self.data.digest, "examples": sizes, "parameters": count}
+
+    def train_epoch(self) -> None:
+        """Takes the steps of an epoch that are still to take."""
+        config, progress = self.config, self.progress
+        plan = batches.training(config.seed, progress.epoch, len(self.train), config.batch_size, self.train.lengths)
+        draw = Draw(config.seed, progress.epoch)
+        total = self.steps_per_epoch * config.epochs
+        self.stepper.network.train()
+        losses: list[Tensor] = []
+        started = time.perf_counter()
+        for batch_B in plan[progress.batch :]:
+            losses.append(self.stepper.step(self.train, batch_B, draw, progress.step, total))
+            progress.step, progress.batch = progress.step + 1, progress.batch + 1
+            saving = self.checkpoint_steps and progress.step % self.checkpoint_steps == 0
+            if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
+                self._log(losses, time.perf_counter() - started)
+                if saving and progress.batch < len(plan):
+                    self.save()
+                losses, started = [], time.perf_counter()
+
+    def _log(self, losses: list[Tensor], seconds: float) -> None:
+        """Reads the losses of a window, the one moment the step waits for the device, on all ranks alike."""
+        window_K1 = torch.cat([torch.stack(losses).double(), torch.tensor([seconds], device=self.device).double()])
+        *means, seconds = (collectives.sum_over_ranks(window_K1, self.place.world) / self.place.world).tolist()
+        self.window_steps = max(1, min(WINDOW_STEPS, round(len(losses) * WINDOW_SECONDS / max(seconds, 1e-6))))
+        first = self.progress.step - len(means)
+        total = self.steps_per_epoch * self.config.epochs
+        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, total)
+        speed = len(means) * self.config.batch_size / max(seconds, 1e-9)
+        self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
+        for number, mean in enumerate(means):
+            if not abs(mean) < float("inf"):
+                raise Diverged(
+                    f"the loss is {mean} at step {first + number}; lower --lr (now {self.config.lr}) or set --clip 1"
+                )
+
+    def finish_epoch(self) -> None:
+        """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
+        progress, config = self.progress, self.config
+        collectives.average_buffers(self.network, self.place.world)
+        metrics = self.task.train.metrics(self.evaluate(self.valid))
+        self.emit({"event": "epoch", "epoch": progress.epoch, "step": progress.step, "metrics": metrics})
+        if metrics[self.task.train.PRIMARY] > progress.best:
+            progress.best, progress.best_epoch = metrics[self.task.train.PRIMARY], progress.epoch
+            if config.early_stopping:
+                self.best = checkpoint.copy_to_cpu(self.network.state_dict())
+        progress.done = 0 < config.early_stopping <= progress.epoch - progress.best_epoch
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.done or progress.epoch == config.epochs or time.monotonic() >= self.next_save:
+            self.save()
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> dict[str, Tensor]:
+        """Sums the statistics of a split, each rank over its own share only."""
+        self.network.eval()
+        size = max(256, self.config.batch_size // self.place.world)
+        own = batches.evaluation(len(split), size, split.lengths, self.place.rank, self.place.world)
+        sums: dict[str, Tensor] = {}
+        for index_B in own if len(own[0]) else [torch.zeros(1, dtype=torch.int64)]:
+            with self.stepper.autocast():
+                part = self.task.train.measure(self.network, split.batch(index_B.to(self.device), None))
+            sums = {key: sums[key] + value for key, value in part.items()} if sums else part
+        if not len(own[0]):  # fewer examples than ranks: this rank says nothing, in the same shapes
+            sums = {key: torch.zeros_like(value) for key, value in sums.items()}
+        return collectives.sum_statistics(sums, self.place.world)
+
+    def save(self) -> None:
+        """Writes a checkpoint; rank 0 does, since all ranks hold the same."""
+        if self.place.rank == 0:
+            started = time.monotonic()
+            state = {"data": self.data.digest, "network": self.network.state_dict(), "best": self.best}
+            state |= {"progress": asdict(self.progress), **self.stepper.state()}
+            checkpoint.write(self.run_dir / "checkpoints", self.progress.step, state)
+            self.next_save = time.monotonic() + (time.monotonic() - started) / SAVING_SHARE
+
+    def resume(self) -> None:
+        """Goes on from the run's newest whole checkpoint, if there is one."""
+        found = checkpoint.latest(self.run_dir / "checkpoints")
+        if found is None:
+            return
+        state, problems = found
+        if state["data"] != self.data.digest:
+            raise ValueError(
+                f"{str(self.run_dir)!r} learned from other data (digest {state['data'][:12]}, now "
+                f"{self.data.digest[:12]}); give the same data or start a new run"
+            )
+        self.network.load_state_dict(state["network"])
+        self.stepper.restore(state)
+        self.best, self.progress = state["best"], Progress(**state["progress"])
+        self.emit({"event": "resume", "step": self.progress.step, "problems": problems})
+
+    def finish(self) -> dict[str, float]:
+        """Restores the best if stopping early, reads the test split, once, and writes the artifact."""
+        if self.best:
+            self.network.load_state_dict(self.best)
+        self.emit({"event": "testing"})
+        sums = self.evaluate(self.data.test.to(self.device))
+        metrics = {name: float(value) for name, value in self.task.train.metrics(sums).items()}
+        if self.place.rank == 0:
+            save_file({name: value.cpu().contiguous() for name, value in sums.items()}, self.run_dir / STATISTICS)
+            if hasattr(self.task.train, "baselines"):
+                metrics |= self.task.train.baselines(self.data, self.config)
+            folder = self.run_dir / "artifact"
+            digest = artifact.verify(folder) if folder.exists() else None
+            digest = digest or artifact.write(folder, self.task.name, self.model.save)
+            self.emit({"event": "test", "metrics": metrics, "primary": self.task.train.PRIMARY, "digest": digest})
+        if self.place.world > 1:
+            dist.barrier()
+        return metrics
+
+
+def _one_group(network: nn.Module, config: Settings) -> list[dict[str, Any]]:
+    return [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]

@@ -1,0 +1,75 @@
+"""Pictures of a run, drawn from its journal and its test statistics."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines.journal import Event
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+FEW_CLASSES = 25
+"""Up to so many classes, the confusion matrix has its numbers written in."""
+
+
+def draw(events: list[Event], statistics: "Mapping[str, NDArray[Any]]", labels: list[str]) -> "dict[str, Figure]":
+    """Draws the loss curves and, where the statistics hold them, confusion matrix and reliability diagram.
+
+    `labels` names the classes; empty numbers them.
+    """
+    figures = {"loss": _loss(events)}
+    if "confusion" in statistics:
+        figures["confusion_matrix"] = _confusion(statistics["confusion"], labels)
+    if "reliability" in statistics:
+        figures["reliability"] = _reliability(statistics["reliability"])
+    return figures
+
+
+def _figure(title: str, x: str, y: str, size: float = 5.0) -> "tuple[Figure, Any]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size * 1.2, size), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _loss(events: list[Event]) -> "Figure":
+    figure, axes = _figure("Loss", "step", "loss")
+    train = {
+        event["first"] + number: loss
+        for event in events
+        if event["event"] == "steps"
+        for number, loss in enumerate(event["losses"])
+    }
+    valid = {e["step"]: e["metrics"]["loss"] for e in events if e["event"] == "epoch" and "loss" in e["metrics"]}
+    axes.plot(list(train), list(train.values()), linewidth=0.6, alpha=0.7, label="train, each step")
+    axes.plot(list(valid), list(valid.values()), marker="o", label="valid, each epoch")
+    axes.legend()
+    return figure
+
+
+def _confusion(counts_CC: "NDArray[Any]", labels: list[str]) -> "Figure":
+    size = len(counts_CC)
+    figure, axes = _figure("Confusion matrix, test", "predicted", "true", size=min(12.0, 4.0 + 0.25 * size))
+    shares_CC = counts_CC / counts_CC.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
+    if len(labels) == size:
+        axes.set_xticks(range(size), labels, rotation=90)
+        axes.set_yticks(range(size), labels)
+    if size <= FEW_CLASSES:
+        for row in range(size):
+            for column in range(size):
+                colour = "white" if shares_CC[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{counts_CC[row, column]:.0f}", ha="center", va="center", color=colour)
+    return figure
+
+
+def _reliability(bins_K3: "NDArray[Any]") -> "Figure":
+    figure, axes = _figure("Reliability, test", "confidence", "accuracy")
+    filled_K3 = bins_K3[bins_K3[:, 2] > 0]
+    counts_K = filled_K3[:, 2]
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
+    axes.plot(filled_K3[:, 0] / counts_K, filled_K3[:, 1] / counts_K, marker="o", label="model")
+    axes.legend()
+    return figure

@@ -1,0 +1,174 @@
+"""Versions and aliases of models in MLflow's registry."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import tracking
+
+CHAMPION = "champion"
+HISTORY = "eagerly.champions"
+"""Tag of a registered model: the versions that were champion, oldest first, as a JSON list."""
+DIGEST, METRICS, PRIMARY = "eagerly.digest", "eagerly.metrics", "eagerly.primary"
+"""Tags of a version: the artifact's digest, its test metrics as JSON, and which of them decides."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    run_id: str
+    digest: str
+    """SHA-256 of the artifact's MANIFEST.json."""
+    source: str
+    """Where MLflow keeps the artifact folder."""
+    metrics: dict[str, float]
+    """Test metrics."""
+    primary: str
+    """Which metric decides about champion; higher is better."""
+    champion: bool
+
+
+def register(
+    name: str, source: str, run_id: str, digest: str, metrics: dict[str, float], primary: str, promotion: str
+) -> tuple[Version, str]:
+    """Registers a version; returns it and a sentence that says whether it became champion and why.
+
+    `promotion` is auto (champion unless its primary test metric is worse than the champion's), always or never.
+    """
+    client = _client()
+    if not _exists(name):
+        client.create_registered_model(name)
+    tags = {DIGEST: digest, METRICS: json.dumps(metrics), PRIMARY: primary}
+    made = client.create_model_version(name, source, run_id=run_id, tags=tags)
+    new, old = get(name, int(made.version)), _champion(name)
+    better, reason = _compare(new, old, promotion)
+    if better:
+        promote(name, new.version)
+    return get(name, new.version), reason
+
+
+def _compare(new: Version, old: Version | None, promotion: str) -> tuple[bool, str]:
+    if promotion == "never":
+        return False, "not promoted, as --promote never asks"
+    if old is None:
+        return True, "champion, as there was none"
+    if promotion == "always":
+        return True, f"champion in place of version {old.version}, as --promote always asks"
+    ours, theirs = new.metrics[new.primary], old.metrics.get(new.primary, float("-inf"))
+    figures = f"{new.primary} {ours:.4f} against {theirs:.4f} of version {old.version}"
+    if ours >= theirs:
+        return True, f"champion: {figures}"
+    return False, f"not champion: {figures}; `eagerly models promote {new.name} {new.version}` overrules"
+
+
+def promote(name: str, version: int) -> Version:
+    """Makes a version champion and remembers the one before. Raises ValueError when there is no such version."""
+    found, before = get(name, version), _champion(name)
+    client = _client()
+    if before is not None and before.version != version:
+        client.set_registered_model_tag(name, HISTORY, json.dumps([*_history(name), before.version]))
+    client.set_registered_model_alias(name, CHAMPION, str(found.version))
+    return get(name, version)
+
+
+def rollback(name: str) -> Version:
+    """Makes the version champion that was it before. Raises ValueError when none is left."""
+    _require(name)
+    there = {version.version for version in versions(name)}
+    history = [version for version in _history(name) if version in there]
+    if not history:
+        raise ValueError(f"{name} has no earlier champion; `eagerly models promote {name} VERSION` picks one")
+    client = _client()
+    client.set_registered_model_tag(name, HISTORY, json.dumps(history[:-1]))
+    client.set_registered_model_alias(name, CHAMPION, str(history[-1]))
+    return get(name, history[-1])
+
+
+def champion(name: str) -> Version:
+    """Finds the version that serves. Raises ValueError when there is none, saying how to get one."""
+    found = _champion(name)
+    if found is None:
+        raise ValueError(f"no champion for {name} in {tracking.uri()}; `eagerly train {name}` trains and registers one")
+    return found
+
+
+def get(name: str, version: int) -> Version:
+    """Finds one version. Raises ValueError when there is none of that number, naming those there are."""
+    _require(name)
+    for found in versions(name):
+        if found.version == version:
+            return found
+    numbers = ", ".join(str(found.version) for found in versions(name))
+    raise ValueError(f"{name} has no version {version}; it has {numbers or 'none'}")
+
+
+def names() -> list[str]:
+    """Lists the registered models."""
+    return sorted(model.name for model in _client().search_registered_models())
+
+
+def versions(name: str) -> list[Version]:
+    """Lists the versions of a model, newest first."""
+    if not _exists(name):
+        return []
+    aliased = _champion_number(name)
+    found = _client().search_model_versions(f"name='{name}'")
+    return sorted((_version(entry, aliased) for entry in found), key=lambda entry: -entry.version)
+
+
+def download(version: Version, folder: Path) -> None:
+    """Copies a version's artifact folder to `folder`, which must not exist yet."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking.uri())
+    folder.mkdir(parents=True)
+    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(folder.parent / f".{folder.name}"))
+    downloaded = folder.parent / f".{folder.name}"
+    inner = downloaded if (downloaded / "MANIFEST.json").exists() else downloaded / Path(version.source).name
+    folder.rmdir()
+    inner.rename(folder)
+    if downloaded.exists():
+        downloaded.rmdir()
+
+
+def _version(entry: Any, aliased: int | None) -> Version:
+    tags = entry.tags
+    metrics = json.loads(tags.get(METRICS, "{}"))
+    number, primary = int(entry.version), tags.get(PRIMARY, "")
+    digest = tags.get(DIGEST, "")
+    return Version(entry.name, number, entry.run_id, digest, entry.source, metrics, primary, number == aliased)
+
+
+def _require(name: str) -> None:
+    if not _exists(name):
+        raise ValueError(f"no model {name!r} in {tracking.uri()}; there are: {', '.join(names()) or 'none'}")
+
+
+def _exists(name: str) -> bool:
+    return bool(_client().search_registered_models(filter_string=f"name='{name}'"))
+
+
+def _champion_number(name: str) -> int | None:
+    model = _client().get_registered_model(name)
+    number = model.aliases.get(CHAMPION)
+    return int(number) if number is not None else None
+
+
+def _champion(name: str) -> Version | None:
+    if not _exists(name) or (number := _champion_number(name)) is None:
+        return None
+    return get(name, number)
+
+
+def _history(name: str) -> list[int]:
+    return list(json.loads(_client().get_registered_model(name).tags.get(HISTORY, "[]")))
+
+
+def _client() -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=tracking.uri(), registry_uri=tracking.uri())
