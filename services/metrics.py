@@ -1,0 +1,173 @@
+"""The figures that Prometheus reads: one table of names and labels, kept so that replicas can answer for each other.
+
+Each process writes its values into files of one folder a node and endpoint, in the format of prometheus_client's
+multiprocess mode, which adds them up at a scrape: so any replica answers for all, and what a dead one has counted
+stays counted. The files are written here, not through prometheus_client's metric classes: those choose their storage
+when the module is first imported, too early in a process that somebody else started.
+
+No label takes a value from a caller.
+"""
+
+import fcntl
+import os
+from bisect import bisect_left
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.utils import floatToGoString
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
+_ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table."""
+
+    name: str
+    kind: Literal["counter", "histogram", "gauge_livesum", "gauge_livemax"]
+    """Gauges say how the live processes' values are put together; a dead process has none."""
+    labels: tuple[str, ...]
+    text: str
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets."""
+
+
+REQUESTS = Metric(
+    "eagerly_requests_total", "counter", ("service", "method", "code"), "Calls answered, by gRPC status code."
+)
+ITEMS = Metric(
+    "eagerly_items_total", "counter", ("service", "method", "code"), "Items of answered calls, by their own status."
+)
+REQUEST_SECONDS = Metric(
+    "eagerly_request_duration_seconds", "histogram", ("service", "method"), "Time from a call to its reply.", _SECONDS
+)
+QUEUE_SECONDS = Metric(
+    "eagerly_queue_duration_seconds", "histogram", ("service",), "Time a call waited for the model.", _SECONDS
+)
+COMPUTE_SECONDS = Metric(
+    "eagerly_compute_duration_seconds", "histogram", ("service",), "Time the model took for a batch.", _SECONDS
+)
+BATCH_SIZE = Metric("eagerly_batch_size", "histogram", ("service",), "Items computed together.", _ITEMS)
+IN_FLIGHT = Metric(
+    "eagerly_in_flight_requests", "gauge_livesum", ("service", "method"), "Calls being worked on now."
+)
+MODEL_INFO = Metric(
+    "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
+)
+TABLE = (REQUESTS, ITEMS, REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_SIZE, IN_FLIGHT, MODEL_INFO)
+
+
+class Value:
+    """One number of one process, kept here and in the process's file."""
+
+    def __init__(self, file: MmapedDict, key: str) -> None:
+        """Goes on from what the file holds, so that a process id used twice loses no count."""
+        self._file = file
+        self._key = key
+        self._value: float = file.read_value(key)[0]
+
+    def add(self, amount: float) -> None:
+        """Adds to the number."""
+        self._value += amount
+        self._file.write_value(self._key, self._value, 0.0)
+
+    def set(self, value: float) -> None:
+        """Replaces the number."""
+        self._value = value
+        self._file.write_value(self._key, value, 0.0)
+
+
+class Histogram:
+    """Buckets and their sum, of one process."""
+
+    def __init__(self, bounds: tuple[float, ...], buckets: list[Value], total: Value) -> None:
+        """Takes as many buckets as bounds."""
+        self._bounds = bounds
+        self._buckets = buckets
+        self._total = total
+
+    def observe(self, value: float) -> None:
+        """Counts a value in its bucket."""
+        self._buckets[bisect_left(self._bounds, value)].add(1)
+        self._total.add(value)
+
+
+class Metrics:
+    """One process's files in the shared folder; for one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens this process's files and marks it alive, by a lock that ends with the process."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._files: dict[str, MmapedDict] = {}
+        starting = folder / f"starting_{os.getpid()}"
+        self._alive = os.open(starting, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._alive, fcntl.LOCK_EX)
+        starting.rename(folder / f"alive_{os.getpid()}")
+
+    def value(self, metric: Metric, *labels: str) -> Value:
+        """Opens a counter or gauge, whose labels are given in the table's order."""
+        assert len(labels) == len(metric.labels) and metric.kind != "histogram", metric.name
+        return self._value(metric, metric.name, metric.labels, labels)
+
+    def histogram(self, metric: Metric, *labels: str) -> Histogram:
+        """Opens a histogram, whose labels are given in the table's order."""
+        assert len(labels) == len(metric.labels) and metric.kind == "histogram", metric.name
+        names = (*metric.labels, "le")
+        buckets = [
+            self._value(metric, f"{metric.name}_bucket", names, (*labels, floatToGoString(bound)))
+            for bound in metric.bounds
+        ]
+        return Histogram(metric.bounds, buckets, self._value(metric, f"{metric.name}_sum", metric.labels, labels))
+
+    def close(self) -> None:
+        """Takes this process's gauges away; its counts stay."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        os.close(self._alive)
+        bury(self._folder)
+
+    def _value(self, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Value:
+        if metric.kind not in self._files:
+            self._files[metric.kind] = MmapedDict(str(self._folder / f"{metric.kind}_{os.getpid()}.db"))
+        family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+        return Value(self._files[metric.kind], mmap_key(family, name, list(labels), list(values), metric.text))
+
+
+def scrape(folder: Path) -> bytes:
+    """Adds up all processes' figures, in Prometheus's text format."""
+    bury(folder)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))
+    return generate_latest(registry)
+
+
+def bury(folder: Path) -> None:
+    """Removes the gauges of processes that are no longer alive."""
+    for alive in folder.glob("alive_*"):
+        if _is_dead(alive):
+            pid = alive.name.removeprefix("alive_")
+            for file in folder.glob(f"gauge_live*_{pid}.db"):
+                file.unlink(missing_ok=True)
+            alive.unlink(missing_ok=True)
+
+
+def _is_dead(alive: Path) -> bool:
+    """Tries the lock that a living process holds; the process id alone may be a zombie's or used again."""
+    try:
+        descriptor = os.open(alive, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)

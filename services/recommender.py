@@ -1,0 +1,49 @@
+"""The recommender as a service: users, known or described by items they like, in; items out."""
+
+from eagerly.v1 import recommender_pb2 as pb
+from pipelines.recommender.model import Prediction, Query
+from services.errors import BadInput
+from services.service import Service
+
+MOST_ITEM_IDS = 1_000
+
+
+def check(request: pb.RecommendRequest) -> None:
+    """Accepts every request: it has no field but its queries."""
+
+
+def decode(query: pb.RecommendQuery) -> Query:
+    """Reads whom to recommend to; whether the user and the items are known is the model's to say."""
+    if query.k < 1:
+        raise BadInput("k", f"is {query.k}; it must be 1 to the size of the catalogue")
+    if not query.user_id and not query.item_ids:
+        raise BadInput("user_id", "is empty; name a user, or in item_ids what the user likes")
+    if len(query.item_ids) > MOST_ITEM_IDS:
+        raise BadInput("item_ids", f"holds {len(query.item_ids)}; the most is {MOST_ITEM_IDS}")
+    return Query(query.user_id, list(query.item_ids), query.k)
+
+
+def encode(request: pb.RecommendRequest, prediction: Prediction, result: pb.RecommendResult) -> None:
+    """Writes the items, best first."""
+    for item_id, score, title in prediction.items:
+        result.items.add(item_id=item_id, score=score, title=title)
+
+
+def blame(query: pb.RecommendQuery, error: Exception) -> str:
+    """Points at k for a wrong value, else at what the model could not find: the user, or the items where they stand alone."""
+    if not isinstance(error, LookupError):
+        return "k"
+    return "user_id" if query.user_id else "item_ids"
+
+
+SERVICE = Service(
+    name="recommender",
+    descriptor=pb.DESCRIPTOR.services_by_name["Recommender"],
+    request=pb.RecommendRequest,
+    response=pb.RecommendResponse,
+    items="queries",
+    check=check,
+    decode=decode,
+    encode=encode,
+    blame=blame,
+)

@@ -1,0 +1,93 @@
+"""What a service is to the server: one RPC, how its items are read and how its answers are written."""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from services import errors, status
+
+
+@dataclass(frozen=True)
+class Service:
+    """One RPC that answers a list of items, each with a result and a status of its own.
+
+    Request and item messages differ from service to service, hence `Any` in the signatures.
+    """
+
+    name: str
+    """The task's name: `classifier`."""
+    descriptor: ServiceDescriptor
+    """The service in the contract; it has one method."""
+    request: type[Message]
+    """The request's message class."""
+    response: type[Message]
+    """The response's message class; its items are called `results`."""
+    items: str
+    """The request's repeated field: `images`."""
+    check: Callable[[Any], None]
+    """Raises BadInput for what is wrong with the request as a whole."""
+    decode: Callable[[Any], Any]
+    """Turns one item into an input of the model; raises BadInput with a path below the item."""
+    encode: Callable[[Any, Any, Any], None]
+    """Writes a prediction into a result: (request, prediction, result)."""
+    blame: Callable[[Any, Exception], str]
+    """Says which field of an item the model's error is about, as a path below the item; empty for the whole."""
+
+    @property
+    def method(self) -> MethodDescriptor:
+        """The RPC in the contract."""
+        return self.descriptor.methods[0]
+
+    def decode_items(self, request: Any, most: int) -> list[Any]:
+        """Turns every item into an input, or into the BadInput that says what is wrong with it.
+
+        Raises BadInput for the request as a whole: no items, or more than `most`.
+        """
+        items = getattr(request, self.items)
+        if not items:
+            raise errors.BadInput(self.items, f"is empty; send 1 to {most}")
+        if len(items) > most:
+            raise errors.BadInput(self.items, f"holds {len(items)}; send 1 to {most} in a call")
+        self.check(request)
+        return [self._decode_item(item, index) for index, item in enumerate(items)]
+
+    def encode_results(self, request: Any, predictions: list[Any]) -> tuple[bytes, Counter[int]]:
+        """Writes each prediction, or the error in its place, as one result.
+
+        Returns the response's bytes, and how many items have which code.
+        """
+        response: Any = self.response()
+        codes: Counter[int] = Counter()
+        items = getattr(request, self.items)
+        for index, prediction in enumerate(predictions):
+            result = response.results.add()
+            result.status.SetInParent()
+            if isinstance(prediction, Exception):
+                result.status.CopyFrom(status.of(self._item_error(items[index], index, prediction)))
+            else:
+                self.encode(request, prediction, result)
+            codes[result.status.code] += 1
+        return response.SerializeToString(), codes
+
+    def _decode_item(self, item: Any, index: int) -> Any:
+        try:
+            return self.decode(item)
+        except errors.BadInput as error:
+            return error.under(f"{self.items}[{index}]")
+
+    def _item_error(self, item: Any, index: int, error: Exception) -> errors.ServiceError:
+        if isinstance(error, errors.ServiceError):
+            return error
+        below = self.blame(item, error)
+        path = f"{self.items}[{index}]"
+        return errors.of_item(error, f"{path}.{below}" if below else path)
+
+
+def find(name: str) -> Service:
+    """Imports the service of a task: services/<name>.py has it as `SERVICE`."""
+    return importlib.import_module(f"services.{name}").SERVICE
