@@ -1,0 +1,116 @@
+"""Texts with labels: the embedded sample or a file of the user's own, split by the seed.
+
+Shapes: B texts of a batch, N texts of a split.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.examples import Data, Draw, digest, permutation
+from pipelines.sentiment import bpe, encoder, ngrams, table
+from pipelines.sentiment.config import Config
+from pipelines.sentiment.reading import Reader, Texts
+
+SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_FILES = ("sentence-polarity.csv", "asap-zh.csv")
+LEAST_ROWS = 10
+TRAIN, VALID = 0.8, 0.1
+"""Shares of the distinct texts; the rest is the test split."""
+
+
+@dataclass
+class Labelled:
+    """A split: texts and the numbers of their labels."""
+
+    texts: Texts
+    label_N: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens per text; int64 [N]."""
+        return self.texts.lengths
+
+    def __len__(self) -> int:
+        """How many texts there are."""
+        return len(self.label_N)
+
+    def to(self, device: torch.device) -> "Labelled":
+        """Moves the tensors to a device."""
+        return Labelled(self.texts.to(device), self.label_N.to(device))
+
+    def batch(self, index_B: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Takes tokens [B, T], n-grams [G], their starts [B] and labels [B]; texts are not augmented."""
+        return *self.texts.batch(index_B), self.label_N[index_B]
+
+
+@dataclass
+class LabelledData(Data):
+    """The splits, with the labels' names and what reads a text."""
+
+    labels: list[str]
+    reader: Reader
+
+
+def load(config: Config) -> LabelledData:
+    """Reads, splits and numbers the data; tokenizer and n-grams are learned from the training split alone.
+
+    Raises ValueError for a file that is missing, empty or broken, saying where, and for too few rows or labels.
+    """
+    rows = rows_of(config)
+    texts, names = [text[: config.max_characters] for text, _ in rows], [label for _, label in rows]
+    labels = sorted(set(names), key=_order)
+    name = config.data or config.dataset
+    if len(rows) < LEAST_ROWS:
+        raise ValueError(
+            f"{name!r} has {len(rows)} rows; the least that can be split and learned is {LEAST_ROWS}"
+        )
+    if len(labels) < 2:
+        raise ValueError(f"every row of {name!r} has the label {labels[0]!r}; at least two labels are needed")
+    numbers = {label: number for number, label in enumerate(labels)}
+    label_N = torch.tensor([numbers[label] for label in names])
+    train, valid, test = split(texts, config.seed)
+    reader = _reader(config, [texts[row] for row in train])
+    splits = [
+        Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in (train, valid, test)
+    ]
+    content = digest(*(part.encode() for row in rows for part in row))
+    return LabelledData(*splits, content, name, labels, reader)
+
+
+def rows_of(config: Config) -> list[tuple[str, str]]:
+    """Reads the texts and labels that the configuration names, in the order of the files."""
+    if config.data:
+        return table.read(Path(config.data), config.text_column, config.label_column)
+    return [row for file in SAMPLE_FILES for row in table.read(SAMPLE / file, "text", "label")]
+
+
+def split(texts: list[str], seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Gives the row numbers of train, valid and test; a text that occurs twice is in one split only."""
+    first = {text: at for at, text in enumerate(dict.fromkeys(texts))}
+    order = permutation(seed, -1, len(first))
+    train_end, valid_end = int(len(first) * TRAIN), int(len(first) * (TRAIN + VALID))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(first))
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for row, text in enumerate(texts):
+        at = int(place[first[text]])
+        parts[(at >= train_end) + (at >= valid_end)].append(row)
+    return parts
+
+
+def _reader(config: Config, train: list[str]) -> Reader:
+    if config.encoder:
+        tokenizer, max_tokens = encoder.tokenizer(config.encoder, config.max_tokens)
+        return Reader(tokenizer, np.zeros(0, dtype=np.int64), max_tokens)
+    keys_V = ngrams.choose([ngrams.extract(text) for text in train], config.ngrams)
+    return Reader(bpe.learn(train, config.vocabulary), keys_V, config.max_tokens)
+
+
+def _order(label: str) -> tuple[int, int, str]:
+    """Sorts whole numbers by value, before words."""
+    digits = label.removeprefix("-")
+    return (0, int(label), label) if digits.isascii() and digits.isdigit() else (1, 0, label)

@@ -1,0 +1,121 @@
+"""What training and serving share: texts in, labels with probabilities out.
+
+Shapes: B texts of a batch, C labels.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipelines.examples import Data
+from pipelines.sentiment import encoder
+from pipelines.sentiment.config import Config
+from pipelines.sentiment.networks import Scratch
+from pipelines.sentiment.reading import Reader, clean
+
+EXAMPLES = ["A warm, funny and beautifully acted film.", "菜很难吃，服务态度也很差。"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All labels with their probabilities, best first."""
+
+    labels: list[tuple[str, float]]
+
+
+class Model:
+    """A text classifier with everything it needs to read a text."""
+
+    def __init__(self, network: nn.Module, reader: Reader, settings: dict[str, Any]) -> None:
+        """Takes the parts; `settings` is what config.json holds."""
+        self.network, self.reader, self.settings = network, reader, settings
+        self.labels: list[str] = settings["labels"]
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def create(cls, config: Config, data: Data) -> "Model":
+        """Makes an untrained model for the data's labels; with an encoder, only the head is untrained."""
+        reader, labels = data.reader, data.labels  # type: ignore[attr-defined]
+        settings: dict[str, Any] = {
+            "labels": labels,
+            "max_tokens": reader.max_tokens,
+            "max_characters": config.max_characters,
+            "dropout": config.dropout,
+        }
+        if config.encoder:
+            network = encoder.pretrained(config.encoder, len(labels), config.dropout)
+            return cls(network, reader, settings | {"encoder": network.describe()})
+        sizes = {
+            "ngrams": len(reader.keys_V),
+            "vocabulary": reader.tokenizer.get_vocab_size(),
+            "width": config.width,
+        }
+        network = Scratch(**sizes, labels=len(labels), dropout=config.dropout)
+        return cls(network, reader, settings | {"scratch": sizes})
+
+    def predict(self, inputs: list[Any]) -> list[Prediction | ValueError]:
+        """Labels texts; an input that is no text, is empty or is too long gets a ValueError in its place.
+
+        A text that is longer than the model's tokens is labelled by its beginning, as it was in training.
+        """
+        checked = [self._check(text) for text in inputs]
+        texts = [text for text in checked if isinstance(text, str)]
+        if not texts:
+            return [entry for entry in checked if isinstance(entry, ValueError)]
+        batch = self.reader.read(texts).to(self.device).batch(torch.arange(len(texts), device=self.device))
+        self.network.eval()
+        with torch.inference_mode():
+            probabilities_BC = self.network(*batch).float().softmax(1).tolist()
+        rows = iter(probabilities_BC)
+        return [self._rank(next(rows)) if isinstance(entry, str) else entry for entry in checked]
+
+    def _check(self, text: Any) -> str | ValueError:
+        limit = self.settings["max_characters"]
+        if not isinstance(text, str):
+            return ValueError(f"the input is of type {type(text).__name__}; it must be a text (str)")
+        if len(text) > limit:
+            return ValueError(f"the text has {len(text)} characters; this model takes at most {limit}")
+        try:
+            return clean(text)
+        except ValueError as problem:
+            return problem
+
+    def _rank(self, probabilities_C: list[float]) -> Prediction:
+        pairs = zip(self.labels, probabilities_C, strict=True)
+        return Prediction(sorted(pairs, key=lambda pair: -pair[1]))
+
+    def examples(self) -> list[str]:
+        """Gives two texts, one English and one Chinese."""
+        return [text[: self.settings["max_characters"]] for text in EXAMPLES]
+
+    def to(self, device: torch.device | str) -> "Model":
+        """Moves the network to a device."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Writes model.safetensors, config.json, tokenizer.json and ngrams.safetensors."""
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            json.dumps(self.settings, indent=2, ensure_ascii=False), encoding="utf-8"
+        )
+        self.reader.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Model":
+        """Reads what `save` wrote, without network access and without pickle."""
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        count, dropout = len(settings["labels"]), settings["dropout"]
+        if "encoder" in settings:
+            network: nn.Module = encoder.restored(settings["encoder"], count, dropout)
+        else:
+            network = Scratch(**settings["scratch"], labels=count, dropout=dropout)
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+        return cls(network.eval(), Reader.load(folder, settings["max_tokens"]), settings).to(device)

@@ -1,0 +1,129 @@
+"""Reads texts and labels from a CSV, TSV, JSONL or Parquet file, and says where a file is broken."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.sentiment.reading import clean
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+FIELD_BYTES = 1 << 30
+"""Longest field of a CSV file; Python's own limit of 128 KiB is too short for some texts."""
+
+Place = str
+"""Where a row stands, such as "line 7"."""
+
+
+def read(path: Path, text_column: str, label_column: str) -> list[tuple[str, str]]:
+    """Reads all rows as (text, label), texts with single spaces, labels as words.
+
+    Raises ValueError naming file, line and the way out for anything that is not a text with a label.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--data {str(path)!r} must be a {', '.join(SUFFIXES)} file")
+    if not path.is_file():
+        raise ValueError(f"--data {str(path)!r} is not there, or is no file")
+    columns = (text_column, label_column)
+    if path.suffix == ".parquet":
+        found = _parquet(path, columns)
+    elif path.suffix == ".jsonl":
+        found = _jsonl(path, columns)
+    else:
+        found = _csv(path, columns, "," if path.suffix == ".csv" else "\t")
+    rows = [_row(path, place, text, label) for place, text, label in found]
+    if not rows:
+        raise ValueError(f"{str(path)!r} holds no rows; it needs texts with labels")
+    return rows
+
+
+def _row(path: Path, place: Place, text: Any, label: Any) -> tuple[str, str]:
+    where = f"{str(path)!r}, {place}"
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: the text is {text!r}; it must be text; mend or remove the row")
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise ValueError(f"{where}: the label is {label!r}; it must be a word or a whole number")
+    try:
+        return clean(text), clean(str(label))
+    except ValueError as problem:
+        raise ValueError(f"{where}: {problem}; mend or remove the row") from problem
+
+
+def _pick(path: Path, there: list[str], columns: tuple[str, str]) -> None:
+    for column, flag in zip(columns, ("--text-column", "--label-column"), strict=True):
+        if column not in there:
+            raise ValueError(
+                f"{str(path)!r} has no column {column!r}; it has {', '.join(map(repr, there))}: choose with {flag}"
+            )
+
+
+def _decode(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        byte = content[problem.start]
+        raise ValueError(
+            f"{str(path)!r}, line {line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+        ) from problem
+    if not text.strip():
+        raise ValueError(f"{str(path)!r} is empty; it needs a text and a label per row")
+    return text
+
+
+def _csv(path: Path, columns: tuple[str, str], delimiter: str) -> Iterator[tuple[Place, Any, Any]]:
+    csv.field_size_limit(FIELD_BYTES)
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader)
+        _pick(path, header, columns)
+        at_text, at_label = (header.index(column) for column in columns)
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                raise ValueError(
+                    f"{str(path)!r}, line {line}: {len(row)} fields where the header has {len(header)}; "
+                    "put quotes around a field that holds a separator"
+                )
+            if row:
+                yield f"line {line}", row[at_text], row[at_label]
+            line = reader.line_num + 1
+    except csv.Error as problem:
+        raise ValueError(f"{str(path)!r}, line {reader.line_num}: {problem}; mend the quotes") from problem
+
+
+def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
+    for number, line in enumerate(_decode(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as problem:
+            raise ValueError(f"{str(path)!r}, line {number}: no valid JSON ({problem})") from problem
+        if not isinstance(row, dict):
+            raise ValueError(f"{str(path)!r}, line {number}: {type(row).__name__} where an object is needed")
+        try:
+            _pick(path, list(row), columns)
+        except ValueError as problem:
+            raise ValueError(f"line {number}: {problem}") from problem
+        yield f"line {number}", row[columns[0]], row[columns[1]]
+
+
+def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            _pick(path, file.schema_arrow.names, columns)
+            content = file.read(columns=list(columns))
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise ValueError(f"{str(path)!r} cannot be read as Parquet ({problem})") from problem
+    pairs = zip(*(content[column].to_pylist() for column in columns), strict=True)
+    for number, (text, label) in enumerate(pairs, 1):
+        yield f"row {number}", text, label

@@ -1,0 +1,72 @@
+"""What the loop minimises and measures.
+
+Shapes: B texts of a batch, C labels, R bins of the reliability diagram.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipelines.sentiment.config import Config
+from pipelines.sentiment.networks import Scratch
+
+PRIMARY = "accuracy"
+BINS = 15
+SMOOTHING = 0.05
+NEURAL_SHARE = 0.2
+"""Learning rate of token embeddings, convolution and head, as a share of the n-grams' rate."""
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Gives the mean cross entropy with smoothed labels (Szegedy et al., 2016), a scalar."""
+    *inputs, label_B = batch
+    return F.cross_entropy(network(*inputs).float(), label_B, label_smoothing=SMOOTHING)
+
+
+def groups(network: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Lets the n-grams' weights learn faster than the neural part, which would only memorise."""
+    if not isinstance(network, Scratch):
+        return [{"params": list(network.parameters())}]
+    neural = [weight for weight in network.parameters() if weight is not network.ngrams]
+    return [{"params": [network.ngrams]}, {"params": neural, "lr": config.lr * NEURAL_SHARE}]
+
+
+@torch.no_grad()
+def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Gives sums over a batch: loss, count, confusion [C, C] and reliability [R, 3], all float64."""
+    *inputs, label_B = batch
+    logits_BC = network(*inputs).double()
+    confidence_B, guess_B = logits_BC.softmax(1).max(1)
+    label_count = logits_BC.shape[1]
+    cells = torch.bincount(label_B * label_count + guess_B, minlength=label_count**2)
+    right_B = (guess_B == label_B).double()
+    bin_B = (confidence_B * BINS).long().clamp(max=BINS - 1)
+    rows_B3 = torch.stack([confidence_B, right_B, torch.ones_like(right_B)], 1)
+    return {
+        "loss": F.cross_entropy(logits_BC, label_B, reduction="sum"),
+        "count": right_B.new_tensor(len(label_B)),
+        "confusion": cells.double().view(label_count, label_count),
+        "reliability": rows_B3.new_zeros(BINS, 3).index_add(0, bin_B, rows_B3),
+    }
+
+
+def metrics(sums: dict[str, Tensor]) -> dict[str, float]:
+    """Gives accuracy, the mean F1 over labels that occur, mean loss, and expected calibration error.
+
+    The last is the mean gap between confidence and accuracy, weighted by bin (Guo et al., 2017).
+    """
+    confusion, reliability, count = sums["confusion"], sums["reliability"], sums["count"]
+    right_C, true_C, guessed_C = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present_C = true_C + guessed_C > 0
+    f1_C = 2 * right_C / (true_C + guessed_C).clamp(min=1)
+    gaps = (reliability[:, 0] - reliability[:, 1]).abs()
+    return {
+        "accuracy": float(right_C.sum() / count),
+        "macro_f1": float(f1_C[present_C].mean()),
+        "loss": float(sums["loss"] / count),
+        "ece": float(gaps.sum() / count),
+    }
