@@ -1,0 +1,76 @@
+"""The Ray Serve deployment whose replicas own their gRPC port.
+
+Ray Serve places, watches, updates and scales the replicas; calls reach them without passing its proxies. Replicas of
+one node share the port, and the kernel spreads connections over them.
+"""
+
+import asyncio
+from pathlib import Path
+
+from ray import serve
+
+from services import models
+from services.options import Options
+from services.server import Server
+
+NAME = "eagerly"
+"""The Serve application's name."""
+
+
+class Endpoint:
+    """One replica: models in memory, and a server that runs on the replica's event loop."""
+
+    async def __init__(self, options: Options, stored: list[models.Stored], metrics_name: str) -> None:
+        """Loads and warms up the models, then listens; a replica is ready when its port answers.
+
+        Raises ValueError when a model's folder is corrupt.
+        """
+        loaded = await asyncio.to_thread(_load, stored, options.threads)
+        self._server = Server(options, loaded, metrics_folder(metrics_name))
+        await self._server.start()
+
+    async def check_health(self) -> None:
+        """Raises when a model's thread has died, upon which Serve replaces the replica."""
+        self._server.check()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Reports the queue, which Serve's own count of requests cannot see."""
+        return {"waiting_items": float(self._server.waiting_count)}
+
+    async def __del__(self) -> None:
+        """Drains; Serve awaits this when it stops a replica gracefully."""
+        if hasattr(self, "_server"):
+            await self._server.drain()
+
+
+def metrics_folder(name: str) -> Path:
+    """Where the replicas of one endpoint on this node keep their figures."""
+    return models.home() / "metrics" / name
+
+
+def application(
+    options: Options, stored: list[models.Stored], metrics_name: str, replicas: int, cpus: float
+) -> serve.Application:
+    """Describes an endpoint to Serve: `cpus` is what each replica reserves.
+
+    An update starts the new replica before it stops the old one; a model that cannot be loaded fails at once.
+    """
+    deployment = serve.deployment(
+        name="endpoint",
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": cpus},
+        max_surge_percent=100,
+        max_constructor_retry_count=1,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=options.drain_s + 5,
+    )
+    return deployment(Endpoint).bind(options, stored, metrics_name)
+
+
+def _load(stored: list[models.Stored], threads: int) -> list[models.Loaded]:
+    import torch
+
+    torch.set_num_threads(threads)
+    return [models.load(one) for one in stored]

@@ -1,0 +1,128 @@
+"""Puts an endpoint on Ray and takes it off again: what `eagerly serve` and `eagerly demo` stand on."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.models import Stored
+from services.options import Options
+from services.server import address
+
+if TYPE_CHECKING:
+    from ray.serve.schema import DeploymentStatusOverview
+
+HEALTH_TIMEOUT_S = 30.0
+
+
+class Champions:
+    """Fetches models in a process of its own, because importing mlflow takes as long as starting Ray does."""
+
+    def __init__(self, names: list[str]) -> None:
+        """Starts the process; it sees this process's environment and folder."""
+        command = [sys.executable, "-m", "services.models", *names]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def __enter__(self) -> "Champions":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Ends the process if it has not ended by itself."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def wait(self) -> list[Stored]:
+        """Returns the models; raises ValueError with the process's sentence when one cannot be had."""
+        output, complaint = self._process.communicate()
+        if self._process.returncode == 2 and complaint.strip():
+            raise ValueError(complaint.strip().splitlines()[-1])
+        if self._process.returncode:
+            raise RuntimeError(f"fetching models failed:\n{complaint}")
+        return [Stored(**json.loads(line)) for line in output.splitlines()]
+
+
+@contextlib.contextmanager
+def ray_running() -> Iterator[bool]:
+    """Connects to Ray with Serve on it: this process's, that of RAY_ADDRESS, or one of our own, which ends here.
+
+    Yields whether it is our own.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    connected = ray.is_initialized()
+    local = not connected and not os.environ.get("RAY_ADDRESS")
+    if not connected:
+        address = {"address": "local", "include_dashboard": False} if local else {}
+        ray.init(**address, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR", "enable_access_log": False})
+        yield local
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float) -> Iterator[None]:
+    """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
+
+    Raises ValueError with the replica's own sentence when a model cannot be loaded.
+    """
+    from ray import serve
+
+    from services import endpoint
+
+    name = f"{options.port}-{uuid.uuid4().hex[:8]}"
+    app = endpoint.application(options, stored, name, replicas, cpus)
+    try:
+        try:
+            serve.run(app, name=endpoint.NAME, route_prefix=None)
+        except RuntimeError:
+            raise ValueError(_sentence(serve.status().applications[endpoint.NAME].deployments)) from None
+        await_health(address(options.host, options.port))
+        yield
+    finally:
+        serve.delete(endpoint.NAME)
+        shutil.rmtree(endpoint.metrics_folder(name), ignore_errors=True)
+
+
+def await_health(target: str) -> None:
+    """Returns when health says SERVING over gRPC; raises ValueError when it does not in time."""
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest()
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=HEALTH_TIMEOUT_S)
+        except grpc.RpcError:
+            reply = health_pb2.HealthCheckResponse()
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        raise ValueError(f"the endpoint at {target} started but does not answer; see Ray's logs")
+
+
+def _sentence(deployments: "dict[str, DeploymentStatusOverview]") -> str:
+    """Finds the replica's own ValueError in Serve's report of a failed start, which holds a traceback."""
+    message = "\n".join(deployment.message for deployment in deployments.values())
+    for line in reversed(message.splitlines()):
+        _, mark, sentence = line.partition("ValueError: ")
+        if mark:
+            return sentence.strip()
+    return f"the endpoint could not be started; Ray Serve reports:\n{message}"
