@@ -1,0 +1,63 @@
+"""The network: an item is its text plus what behaviour adds; a user is the items they have.
+
+Shapes: B users, I items, D length of a vector, H buckets of words.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipelines.recommender.text import Bags
+
+START = 0.01
+"""Standard deviation of the first item and word vectors."""
+
+
+class Network(nn.Module):
+    """Scores every item for users who are given as the items they have."""
+
+    def __init__(self, bags: Bags, buckets: int, dim: int, dropout: float, item_dropout: float) -> None:
+        """Makes an untrained network for the items that `bags` describes."""
+        super().__init__()
+        count = len(bags.offsets) - 1
+        self.item_vectors = nn.Parameter(torch.randn(count, dim) * START)
+        self.item_bias = nn.Parameter(torch.zeros(count, 1))
+        self.word_vectors = nn.Parameter(torch.randn(buckets, dim) * START)
+        self.word_bias = nn.Parameter(torch.zeros(buckets, 1))
+        self.dropout = nn.Dropout(dropout)
+        self.item_dropout = item_dropout
+        self.offsets = nn.Parameter(bags.offsets, requires_grad=False)
+        self.features = nn.Parameter(bags.features, requires_grad=False)
+        self.weights = nn.Parameter(bags.weights, requires_grad=False)
+        self.learned = nn.Parameter(torch.zeros(count, 1, dtype=torch.bool), requires_grad=False)
+
+    def start(self, popularity_I: Tensor) -> None:
+        """Starts from the items' popularity in training; items that nobody has are known by their text alone."""
+        self.learned.copy_(popularity_I[:, None] > 0)
+        prior_I = (popularity_I.clamp(min=1) / popularity_I.clamp(min=1).mean()).log()
+        with torch.no_grad():
+            self.item_bias.copy_(prior_I[:, None] * self.learned)
+            self.item_vectors.mul_(self.learned)
+
+    def items(self) -> tuple[Tensor, Tensor]:
+        """Gives every item's vector [I, D] and bias [I, 1]; in training some are known by their text alone."""
+        keep_I1 = self.learned.float()
+        if self.training and self.item_dropout:
+            keep_I1 = keep_I1 * (torch.rand_like(keep_I1) >= self.item_dropout)
+        vectors_ID = self.item_vectors * keep_I1 + self._bag(self.word_vectors)
+        return vectors_ID, self.item_bias * keep_I1 + self._bag(self.word_bias)
+
+    def _bag(self, table_HX: Tensor) -> Tensor:
+        """Adds up the weighted rows of each item's words; [I, X]."""
+        return functional.embedding_bag(
+            self.features, table_HX, self.offsets, mode="sum", per_sample_weights=self.weights, include_last_offset=True
+        )
+
+    def forward(self, seen_BI: Tensor) -> Tensor:
+        """Scores all items for users of whom `seen_BI` marks the items they have; logits [B, I]."""
+        vectors_ID, bias_I1 = self.items()
+        return self.users(seen_BI @ vectors_ID, seen_BI.sum(1, keepdim=True)) @ vectors_ID.T + bias_I1.T
+
+    def users(self, sum_BD: Tensor, count_B1: Tensor) -> Tensor:
+        """Turns the sum of a user's item vectors into the user's vector [B, D]."""
+        return self.dropout(sum_BD / count_B1.clamp(min=1).sqrt())
