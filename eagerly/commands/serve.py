@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import tyro
+
+from eagerly import flags
+
 if TYPE_CHECKING:
     from services.models import Stored
     from services.options import Options
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 class Serve:
     """Serves the champions of tasks on one gRPC port."""
 
-    services: tuple[str, ...] = ()
+    services: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tasks to serve; none means all."""
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -66,6 +70,12 @@ class Running:
     """URL of the metrics."""
     models: "list[Stored]"
     """What it serves."""
+
+
+def main(words: list[str]) -> int:
+    """Runs `eagerly serve ...`. Raises ValueError with a sentence for everything the user can mend."""
+    run(flags.parse(Serve, words, "eagerly serve"))
+    return 0
 
 
 def run(args: Serve) -> None:
