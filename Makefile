@@ -1,6 +1,52 @@
+# Everything bootstraps itself: Python 3.11 and make are all that must be there.
+PYTHON ?= python3.11
 PY := .venv/bin/python
+UV_VERSION := 0.13.9
+export UV_NO_PROGRESS := 1
+unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
+PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: stubs
-stubs:
-	$(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, os; print(os.path.dirname(os.path.dirname(list(google.rpc.__path__)[0])))") \
-	    --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto
+.PHONY: demo test check bench stubs lock
+
+demo: .venv/eagerly
+	$(PY) -m eagerly demo
+
+test: .venv/dev
+	$(PY) -m pytest
+
+check: .venv/dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --warnings
+	.venv/bin/lint-imports
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=.venv/contract.binpb proto/eagerly/v1/*.proto
+	.venv/bin/buf lint .venv/contract.binpb#format=binpb --config buf.yaml
+	$(PY) -m pytest tests/unit/test_stubs.py
+
+bench: .venv/dev
+	$(PY) -m benchmarks
+
+stubs: .venv/dev
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto
+
+# Without annotations the lock files name packages, versions and hashes, and no place they come from.
+lock: .venv/uv
+	.venv/bin/uv pip compile -q pyproject.toml --extra cluster --generate-hashes --no-annotate --no-header \
+	    --python-version 3.11 -o requirements.lock
+	.venv/bin/uv pip compile -q pyproject.toml --extra cluster --extra dev -c requirements.lock --generate-hashes \
+	    --no-annotate --no-header --python-version 3.11 -o requirements-dev.lock
+
+.venv/uv:
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+# Bytecode is compiled here once, so that no worker's start waits for it.
+.venv/eagerly: .venv/uv requirements.lock pyproject.toml
+	.venv/bin/uv pip install -q --python $(PY) --require-hashes --compile-bytecode -r requirements.lock
+	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: .venv/eagerly requirements-dev.lock
+	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -14,18 +14,15 @@ FORMAT = 1
 def write(folder: Path, task: str, save: Callable[[Path], None]) -> str:
     """Writes an artifact atomically and returns its digest, the SHA-256 of MANIFEST.json.
 
-    `save` writes the model's files; config.json gets the task's name and the format's number added.
+    `save` writes the model's files; the manifest gets the task's name and the format's number beside their digests.
     Raises ValueError when the model writes a file of a kind that an artifact must not hold.
     """
 
     def fill(rough: Path) -> None:
         save(rough)
-        path = rough / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, "task": task, "format": FORMAT}, indent=2, sort_keys=True) + "\n")
         _check_kinds(rough, {entry.name for entry in rough.iterdir()})
 
-    return sealed.write(folder, fill)
+    return sealed.write(folder, fill, {"task": task, "format": FORMAT})
 
 
 def verify(folder: Path) -> str:
@@ -41,7 +38,7 @@ def verify(folder: Path) -> str:
 
 def task_of(folder: Path) -> str:
     """Reads which task an artifact's model belongs to."""
-    return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["task"])
+    return str(json.loads((folder / sealed.MANIFEST).read_text(encoding="utf-8"))["task"])
 
 
 def _check_kinds(folder: Path, names: set[str]) -> None:

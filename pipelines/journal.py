@@ -41,6 +41,10 @@ class Reader:
         self._path = run_dir / NAME
         self._offset = 0
 
+    def skip(self) -> None:
+        """Passes over what is there already, as a resumed run's earlier events."""
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
     def new_events(self) -> Iterator[Event]:
         """Yields the events written since the last call; half-written lines wait, torn lines are passed over."""
         if not self._path.exists():

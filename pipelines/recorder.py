@@ -87,8 +87,7 @@ class Recorder:
 
         test = self.events[-1]
         statistics = load_file(self.run_dir / "statistics.safetensors")
-        labels_file = self.run_dir / "artifact" / "labels.json"
-        labels = json.loads(labels_file.read_text()) if labels_file.exists() else []
+        labels = json.loads((self.run_dir / "artifact" / "config.json").read_text()).get("labels", [])
         source = tracker.finish(plots.draw(self.events, statistics, labels), self.run_dir / "artifact")
         promotion, task = self.about["launch"]["promote"], self.about["task"]
         version, reason = registry.register(

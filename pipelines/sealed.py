@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "MANIFEST.json"
 
@@ -14,8 +15,8 @@ class Corrupt(ValueError):
     """A sealed folder whose content is not what its manifest says."""
 
 
-def write(folder: Path, fill: Callable[[Path], None]) -> str:
-    """Writes a folder atomically: `fill` writes the files, then a manifest of their SHA-256 is added.
+def write(folder: Path, fill: Callable[[Path], None], facts: Mapping[str, Any] | None = None) -> str:
+    """Writes a folder atomically: `fill` writes the files, then a manifest of their SHA-256 and of `facts` is added.
 
     A crash at any moment leaves either the whole folder or none. Returns the SHA-256 of the manifest.
     Raises FileExistsError when the folder is there already.
@@ -28,7 +29,7 @@ def write(folder: Path, fill: Callable[[Path], None]) -> str:
     rough.mkdir()
     fill(rough)
     files = {path.name: hash_file(path) for path in sorted(rough.iterdir())}
-    (rough / MANIFEST).write_text(json.dumps({"files": files}, indent=2, sort_keys=True) + "\n")
+    (rough / MANIFEST).write_text(json.dumps({**(facts or {}), "files": files}, indent=2, sort_keys=True) + "\n")
     for path in rough.iterdir():
         _sync(path)
     _sync(rough)

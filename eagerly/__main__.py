@@ -1,0 +1,7 @@
+"""`python -m eagerly` is the command `eagerly`."""
+
+import sys
+
+from eagerly.cli import main
+
+sys.exit(main())

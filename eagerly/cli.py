@@ -1,0 +1,54 @@
+"""The command `eagerly`: finds the verb, and turns every expected mistake into one sentence and exit code 2."""
+
+import importlib
+import os
+import sys
+
+VERBS = {
+    "train": "train a task's model through Ray Train, log it to MLflow, register it",
+    "models": "list, show, promote and roll back the registered versions",
+    "serve": "serve the champions over gRPC",
+    "predict": "call a served model",
+    "demo": "train three models, serve them, call them, all on embedded data",
+}
+USAGE = "usage: eagerly VERB [flags]"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    verb, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
+    if verb in ("--help", "-h"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("eagerly"))
+        return 0
+    if verb not in VERBS:
+        return _refuse(f"unknown verb {verb!r}; there are {', '.join(VERBS)}")
+    try:
+        return importlib.import_module(f"eagerly.commands.{verb}").main(rest) or 0
+    except ValueError as problem:
+        return _refuse(str(problem))
+    except ModuleNotFoundError as problem:
+        if problem.name is None or problem.name.partition(".")[0] in ("eagerly", "pipelines", "services"):
+            raise
+        return _refuse(f"`eagerly {verb}` needs {problem.name}, which the light client lacks; pip install 'eagerly[cluster]'")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("eagerly: interrupted", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join([USAGE, "", *lines, "", "`eagerly VERB --help` shows a verb's flags."])
+
+
+def _refuse(sentence: str) -> int:
+    print(f"eagerly: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2

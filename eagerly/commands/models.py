@@ -1,0 +1,92 @@
+"""`eagerly models`: the registered versions and which of them serves."""
+
+
+from eagerly import table
+
+USAGE = "`eagerly models list [TASK]`, `show TASK VERSION`, `promote TASK VERSION` or `rollback TASK`"
+HELP = """usage: eagerly models list [TASK]
+       eagerly models show TASK [VERSION]
+       eagerly models promote TASK VERSION
+       eagerly models rollback TASK
+
+list shows every version with its metric, digest, run and alias; show adds all test metrics of one version,
+by default the champion; promote makes a version the champion, the one that is served; rollback goes back to
+the champion before. The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder."""
+
+
+def main(words: list[str]) -> int:
+    """Runs `eagerly models ...`. Raises ValueError for a call that is not as USAGE says."""
+    match words:
+        case ["--help" | "-h"]:
+            print(HELP)
+        case ["list"]:
+            _list(None)
+        case ["list", name]:
+            _list(name)
+        case ["show", name]:
+            _show(name, None)
+        case ["show", name, version]:
+            _show(name, _number(version))
+        case ["promote", name, version]:
+            _promote(name, _number(version))
+        case ["rollback", name]:
+            _rollback(name)
+        case _:
+            raise ValueError(f"`eagerly models {' '.join(words)}` is not understood; it is {USAGE}")
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"version {text!r} is no version number; versions count from 1")
+    return int(text)
+
+
+def _list(name: str | None) -> None:
+    from pipelines import registry
+
+    rows = [
+        (v.name, v.version, "champion" if v.champion else "", v.primary, v.metrics.get(v.primary, 0.0), v.digest[:12], v.run_id)
+        for model in (registry.names() if name is None else [name])
+        for v in (registry.versions(model) or _none(model))
+    ]
+    print(table.render(("model", "version", "alias", "metric", "value", "digest", "run"), rows))
+    if not rows:
+        print("no versions yet; `eagerly train classifier` trains and registers one")
+
+
+def _none(name: str) -> list:
+    from pipelines import registry
+
+    registry.champion(name)
+    return []
+
+
+def _show(name: str, number: int | None) -> None:
+    from pipelines import registry
+
+    found = registry.champion(name) if number is None else registry.get(name, number)
+    facts = [
+        ("model", found.name),
+        ("version", found.version),
+        ("alias", "champion" if found.champion else ""),
+        ("digest", found.digest),
+        ("run", found.run_id),
+        ("artifact", found.source),
+        *((f"test {metric}", value) for metric, value in found.metrics.items()),
+    ]
+    print(table.render(("fact", "value"), facts))
+
+
+def _promote(name: str, number: int) -> None:
+    from pipelines import registry
+
+    found = registry.promote(name, number)
+    print(f"{found.name} version {found.version} is champion; `eagerly models rollback {name}` goes back")
+
+
+def _rollback(name: str) -> None:
+    from pipelines import registry
+
+    found = registry.rollback(name)
+    print(f"{found.name} version {found.version} is champion again")

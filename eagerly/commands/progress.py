@@ -1,0 +1,142 @@
+"""Shows how runs go on, from the first second, by reading their journals."""
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipelines.journal import Event, Reader
+
+REFRESH_SECONDS = 0.1
+LINE_SECONDS = 2.0
+"""Where the output is no terminal, a line at most so often."""
+
+
+@dataclass
+class State:
+    """What is known of the run that is being trained."""
+
+    name: str
+    phase: str = "starting"
+    step: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    speed: float = 0.0
+    began: float = 0.0
+    began_step: int = 0
+    valid: str = ""
+    done: bool = False
+
+    def take(self, event: Event) -> None:
+        """Brings the state up to date with an event of the journal."""
+        match event["event"]:
+            case "loading":
+                self.phase = "loading data"
+            case "start":
+                self.phase, self.step, self.steps = "training", event["step"], event["steps"]
+                self.began, self.began_step = event["time"], event["step"]
+            case "steps":
+                self.step = event["first"] + len(event["losses"])
+                self.loss, self.speed = event["losses"][-1], event["examples_per_second"]
+            case "epoch":
+                self.valid = "  ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items())
+            case "testing":
+                self.phase = "testing"
+            case "test":
+                self.phase, self.done, self.step = "trained", True, self.steps
+
+    def seconds_left(self) -> float | None:
+        """Estimates the time to the last step from the speed so far."""
+        taken = self.step - self.began_step
+        if not taken or self.phase != "training":
+            return None
+        return (time.time() - self.began) / taken * (self.steps - self.step)
+
+    def figures(self) -> str:
+        """Puts loss, speed and time left in words."""
+        left = self.seconds_left()
+        return "  ".join(
+            [
+                f"loss {self.loss:.4f}" if self.loss == self.loss else "loss -",
+                f"{self.speed:,.0f} examples/s" if self.speed else "",
+                f"{left:.0f} s left" if left is not None else "",
+            ]
+        ).strip()
+
+
+class Display:
+    """A progress bar a run on a terminal, a line now and then elsewhere; on standard error."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Follows the journals in the run folders, which may not exist yet."""
+        self._readers = [Reader(folder) for folder in folders]
+        for reader in self._readers:
+            reader.skip()
+        self._states = [State(folder.name) for folder in folders]
+        self._phase = ""
+        self._ended = threading.Event()
+        self._began = time.monotonic()
+        work = self._draw_bars if sys.stderr.isatty() else self._print_lines
+        self._thread = threading.Thread(target=work, daemon=True)
+
+    def __enter__(self) -> "Display":
+        """Starts showing."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shows the last state and stops."""
+        self._ended.set()
+        self._thread.join()
+
+    def say(self, phase: str) -> None:
+        """Names what happens beside the training, such as registering."""
+        self._phase = phase
+
+    def _update(self) -> None:
+        for reader, state in zip(self._readers, self._states, strict=True):
+            for event in reader.new_events():
+                state.take(event)
+
+    def _headline(self) -> str:
+        return f"{self._phase or 'starting'}, {time.monotonic() - self._began:.0f} s"
+
+    def _print_lines(self) -> None:
+        printed, last = "", 0.0
+        while not self._ended.wait(REFRESH_SECONDS) or printed != self._line():
+            self._update()
+            line = self._line()
+            if line != printed and (self._ended.is_set() or time.monotonic() - last >= LINE_SECONDS):
+                print(f"[{time.monotonic() - self._began:5.0f} s] {line}", file=sys.stderr, flush=True)
+                printed, last = line, time.monotonic()
+
+    def _line(self) -> str:
+        active = [state for state in self._states if state.steps and not state.done]
+        if self._phase or not active:
+            return self._phase or ("starting workers" if not self._states[0].steps else "evaluating")
+        state = active[-1]
+        return f"{state.name}  {state.phase}  step {state.step}/{state.steps}  {state.figures()}  valid {state.valid}"
+
+    def _draw_bars(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn())
+        with Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True)) as bars:
+            head = bars.add_task("", total=None, figures="")
+            rows: list[Any] = [bars.add_task(state.name, total=None, figures="") for state in self._states]
+            ended = False
+            while not ended:
+                ended = self._ended.wait(REFRESH_SECONDS)
+                self._update()
+                bars.update(head, description=self._headline())
+                for row, state in zip(rows, self._states, strict=True):
+                    text = f"{state.phase}  {state.figures()}"
+                    bars.update(row, completed=state.step, total=state.steps or None, figures=text)
+            bars.remove_task(head)

@@ -1,0 +1,128 @@
+"""`eagerly train`: trains through Ray Train or in this process, logs to MLflow, registers the model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eagerly import flags, table
+from eagerly.commands.progress import Display
+from pipelines import recording, runs, tasks
+from pipelines.runs import Run
+from pipelines.settings import Launch, Settings
+
+HELP = f"""usage: eagerly train TASK [flags]
+
+TASK is one of {", ".join(tasks.TASKS)}, `all`, or the folder of a task of your own with
+{", ".join(tasks.FILES)}. `eagerly train TASK --help` shows the task's flags.
+`eagerly train --resume RUN_DIR` continues a run with the settings it was started with."""
+Config = TypeVar("Config", bound=Settings)
+
+
+def main(words: list[str]) -> int:
+    """Runs `eagerly train ...`. Raises ValueError with a sentence for everything the user can mend."""
+    if not words or words[0] in ("--help", "-h"):
+        print(HELP)
+        return 0
+    launch, planned = _plan(words)
+    return train(launch, planned)
+
+
+def train(launch: Launch, planned: list[Run]) -> int:
+    """Trains runs, shows progress from the first second, and prints what came of them; returns the exit code."""
+    work = _local if launch.local else _through_ray
+    if _rank() > 0:
+        work(planned, launch)
+        return 0
+    folders = [run.folder for run in planned]
+    with Display(folders) as display:
+        recorder = recording.Recording(folders)
+        try:
+            work(planned, launch)
+        except BaseException:
+            display.say("stopping")
+            recorder.abandon()
+            raise
+        display.say("registering")
+        results = recorder.close()
+    for result in results:
+        print(_summary(result))
+    return 0
+
+
+def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
+    first, *rest = words
+    if first.startswith("-"):
+        return _resume(None, words)
+    if "--resume" in rest or any(word.startswith("--resume=") for word in rest):
+        return _resume(first, rest)
+    named = tasks.TASKS if first == "all" else (first,)
+    parsed = [_parse(word, rest) for word in named]
+    launch = parsed[0][1]
+    if first == "all" and launch.run_dir:
+        raise ValueError("--run-dir names one run's folder; leave it out to train all")
+    folder = Path(launch.run_dir) if launch.run_dir else None
+    make = runs.create if _rank() == 0 else runs.join
+    return launch, [
+        make(word, tasks.find(word), config, launch, folder) for word, (config, _) in zip(named, parsed, strict=True)
+    ]
+
+
+def _parse(word: str, words: list[str], default: Settings | None = None) -> tuple[Settings, Launch]:
+    """Reads a task's own flags and those of every run, in one flat set."""
+    task = tasks.find(word)
+    kind = task.config.Config
+
+    @dataclass(frozen=True)
+    class Flags:
+        config: kind  # type: ignore[valid-type]
+        launch: Launch
+
+    program = f"eagerly train {word}"
+    given = Flags(default or kind(), Launch())
+    parsed: Any = flags.parse(Flags, words, program, given)
+    return parsed.config, parsed.launch
+
+
+def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
+    at = next(number for number, text in enumerate(words) if text.startswith("--resume")) if words else 0
+    folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
+    run = runs.reopen(Path(folder))
+    task = tasks.find(word) if word else run.task
+    config, launch = _parse(word or run.word, words, run.config if task == run.task else None)
+    runs.check_same(run, task, config)
+    return launch, [run]
+
+
+def _local(planned: list[Run], launch: Launch) -> None:
+    from pipelines import local
+
+    local.train(planned, launch)
+
+
+def _through_ray(planned: list[Run], launch: Launch) -> None:
+    from pipelines import launch as ray_launch
+
+    ray_launch.start_ray(launch)
+    ray_launch.train(planned, launch)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _summary(result: dict[str, Any]) -> str:
+    version = result["version"]
+    rows = [(f"test {name}", value) for name, value in version["metrics"].items()]
+    shown = f"{result['uri']}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
+    if not result["uri"].startswith("http"):
+        shown = f"{result['run_id']} in {result['uri']} (`mlflow ui` shows it)"
+    return "\n".join(
+        [
+            "",
+            table.render((version["name"], "value"), rows),
+            f"run folder     {result['run_dir']}",
+            f"MLflow run     {shown}",
+            f"model version  {version['name']} {version['version']}, {result['reason']}",
+        ]
+    )

@@ -1,0 +1,43 @@
+"""Reads a verb's flags into a frozen dataclass; what is wrong with them becomes one ValueError."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Flags = TypeVar("Flags")
+
+
+def parse(kind: type[Flags], words: Sequence[str], program: str, default: Flags | None = None) -> Flags:
+    """Parses words into `kind`; nested dataclasses share one flat set of flags.
+
+    `default` replaces the defaults of the fields. Raises ValueError with the parser's sentence, and
+    SystemExit(0) once help was shown.
+    """
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(words), prog=program, config=config, **given)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise ValueError(_sentence(complaint.getvalue(), program))
+
+
+def _sentence(box: str, program: str) -> str:
+    """Takes the message out of the frame that the parser draws around it, and its suggestion."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("──"):
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    message = " ".join(sections[0]).removeprefix("Error parsing config: ").rstrip(".")
+    hints = [line.split()[0] for section in sections[1:] for line in section if line.startswith("--")]
+    perhaps = f"; perhaps {hints[0]}" if hints and "Perhaps" in box else ""
+    return f"{message[:1].lower()}{message[1:]}{perhaps}; see `{program} --help`"

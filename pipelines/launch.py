@@ -1,0 +1,98 @@
+"""Runs the loop in the workers of a Ray Train TorchTrainer; the way from a command to a cluster."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines import tracking
+from pipelines.journal import Reader
+from pipelines.runs import Run
+from pipelines.settings import Launch
+
+QUIET = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_TRAIN_LOG_LEVEL": "ERROR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> None:
+    """Joins the cluster that RAY_ADDRESS names, or starts one on this machine, if neither was done before.
+
+    Raises ValueError when the cluster lacks the workers' processors or GPUs, which would make them wait for ever.
+    A cluster started here gets room for the workers, and at least for `cores` (0: this machine's).
+    """
+    import ray
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not ray.is_initialized():
+        where: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):
+            cores = cores or os.cpu_count() or 1
+            where = {"address": "local", "num_cpus": max(cores, launch.workers) + 1, "include_dashboard": dashboard}
+        ray.init(**where, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+    there = ray.cluster_resources()
+    kind = "GPU" if launch.gpu else "CPU"
+    if there.get(kind, 0) < launch.workers:
+        raise ValueError(
+            f"--workers is {launch.workers}{' --gpu' if launch.gpu else ''}, and the cluster has "
+            f"{int(there.get(kind, 0))} {kind}s; ask for fewer workers{' or leave out --gpu' if launch.gpu else ''}"
+        )
+    tracking.check_reach(len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}))
+
+
+def train(runs: list[Run], launch: Launch) -> None:
+    """Trains the runs one after the other in one worker group, since starting one costs more than a small run.
+
+    Raises ValueError with a worker's sentence when it refuses its data or diverges.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    words = [(run.word, str(run.folder)) for run in runs]
+    threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.workers)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"runs": words, "threads": threads, "gpu": launch.gpu},
+        scaling_config=ScalingConfig(num_workers=launch.workers, use_gpu=launch.gpu),
+        run_config=RunConfig(name="ray", storage_path=str(runs[0].folder)),
+    )
+    try:
+        trainer.fit()
+    except Exception as problem:
+        for run in runs:
+            if (sentence := _refusal(run.folder)) is not None:
+                raise ValueError(sentence) from problem
+        raise
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """Runs in each worker."""
+    import ray.train
+
+    from pipelines import loop, runs
+    from pipelines.journal import Journal
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = "cpu"
+    if settings["gpu"]:
+        from ray.train.torch import get_device
+
+        device = str(get_device())
+    place = loop.Place(rank, world, device, settings["threads"])
+    for _, folder in settings["runs"]:
+        run = runs.reopen(Path(folder))
+        journal = Journal(run.folder)
+        try:
+            loop.run(run.task, run.config, run.folder, place, journal.append)
+        except ValueError as problem:
+            journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
+            raise
+        finally:
+            journal.close()
+
+
+def _refusal(folder: Path) -> str | None:
+    """Finds the sentence with which a worker gave up, if that was what happened."""
+    for event in reversed(list(Reader(folder).new_events())):
+        if event["event"] in ("error", "start"):
+            return event.get("sentence")
+    return None

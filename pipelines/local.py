@@ -1,0 +1,48 @@
+"""Runs the loop in this process, alone or as one of torchrun's, without Ray."""
+
+import os
+from pathlib import Path
+
+from pipelines import loop
+from pipelines.journal import Journal
+from pipelines.runs import Run
+from pipelines.settings import Launch
+
+
+def train(runs: list[Run], launch: Launch) -> None:
+    """Trains the runs one after the other. Raises ValueError as the loop does."""
+    import torch
+    import torch.distributed as dist
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if launch.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu asks for a GPU and this machine has none that PyTorch can use; leave it out")
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if launch.gpu else "cpu"
+    threads = launch.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if world > 1:
+        dist.init_process_group("nccl" if launch.gpu else "gloo")
+    for number, run in enumerate(runs):
+        folder = _agree(run.folder, number, rank, world)
+        journal = Journal(folder)
+        try:
+            loop.run(run.task, run.config, folder, loop.Place(rank, world, device, threads), journal.append)
+        except ValueError as problem:
+            journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
+            raise
+        finally:
+            journal.close()
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def _agree(folder: Path, number: int, rank: int, world: int) -> Path:
+    """Gives every rank rank 0's folder, through the store that the processes met at."""
+    if world == 1:
+        return folder
+    import torch.distributed as dist
+
+    store = dist.distributed_c10d._get_default_store()
+    key = f"eagerly/run/{number}"
+    if rank == 0:
+        store.set(key, str(folder))
+    return Path(store.get(key).decode())

@@ -1,0 +1,65 @@
+"""The parent's side of the recorder process; standard library only."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PATIENCE_SECONDS = 300.0
+NICENESS = 5
+"""The recorder yields the processor to the training."""
+
+
+class NotRecorded(RuntimeError):
+    """The model was trained and lies in its run folder, but MLflow does not know of it."""
+
+
+class Recording:
+    """A recorder process that follows run folders, in a session of its own so that Ctrl-C ends it last."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        """Starts the process; it ends by itself when this one does, however that happens."""
+        self._folders = folders
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        root = str(Path(__file__).resolve().parent.parent)
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.recorder", *map(str, folders)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+
+    def close(self) -> list[dict[str, Any]]:
+        """Lets the recorder log what is there and end; returns a result for each run.
+
+        Raises NotRecorded when MLflow did not take a run, saying how to try again.
+        """
+        try:
+            output, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            output, _ = self._process.communicate()
+        results = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
+        problem = next((result["error"] for result in results if "error" in result), "")
+        if problem or len(results) < len(self._folders):
+            problem = problem or self._last_words()
+            where = self._folders[len(results) - 1 if problem and results else 0]
+            again = f"`eagerly train --resume {where}` tries again"
+            raise NotRecorded(f"the run in {str(where)!r} is not in MLflow ({problem}); {again}")
+        return results
+
+    def abandon(self) -> None:
+        """Lets the recorder log what is there of runs that did not end, and end."""
+        self._process.communicate(timeout=PATIENCE_SECONDS)
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"the recorder ended with {self._process.returncode} or took too long"

@@ -1,0 +1,86 @@
+"""Run folders: what a run is about, so that it can be recorded and continued; standard library only."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipelines import tasks
+from pipelines.settings import Launch, Settings
+from pipelines.tasks import Task
+
+ABOUT = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A task, its settings, and the folder where checkpoints, journal and artifact go."""
+
+    word: str
+    """The task as it was named: its name, or the folder of a user's own."""
+    task: Task
+    config: Settings
+    folder: Path
+
+
+def create(word: str, task: Task, config: Settings, launch: Launch, folder: Path | None = None) -> Run:
+    """Makes a run folder, by default runs/TASK-DATE-TIME in the working folder.
+
+    Raises ValueError when the folder holds a run already.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = folder or _free(Path("runs") / f"{task.name}-{stamp}")
+    folder = folder.resolve()
+    if (folder / ABOUT).exists():
+        raise ValueError(f"{str(folder)!r} holds a run already; `--resume {folder}` continues it")
+    folder.mkdir(parents=True, exist_ok=True)
+    word = word if word in tasks.TASKS else str(task.folder)
+    about = {"word": word, "task": task.name, "config": asdict(config), "launch": asdict(launch)}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    return Run(word, task, config, folder)
+
+
+def join(word: str, task: Task, config: Settings, launch: Launch, folder: Path | None = None) -> Run:
+    """Describes a run whose folder another rank makes."""
+    return Run(word, task, config, folder or Path())
+
+
+def reopen(folder: Path) -> Run:
+    """Opens an earlier run to continue it. Raises ValueError when the folder holds none."""
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{str(folder)!r} holds no run: there is no {ABOUT} in it") from None
+    except ValueError as problem:
+        raise ValueError(f"{str(folder / ABOUT)!r} is damaged: {problem}") from problem
+    task = tasks.find(about["word"])
+    return Run(about["word"], task, _config(task, about["config"], folder), folder.resolve())
+
+
+def check_same(run: Run, task: Task, config: Settings) -> None:
+    """Raises ValueError when a run is continued as another task or with other settings, naming them."""
+    if task.name != run.task.name:
+        raise ValueError(f"{str(run.folder)!r} is a run of {run.task.name}, not of {task.name}")
+    for field in fields(run.config):
+        then, now = getattr(run.config, field.name), getattr(config, field.name)
+        if then != now:
+            flag = "--" + field.name.replace("_", "-")
+            raise ValueError(f"the run in {str(run.folder)!r} has {flag} {then}, not {now}; leave the flag out to resume")
+
+
+def _config(task: Task, values: dict[str, Any], folder: Path) -> Settings:
+    kind = task.config.Config
+    known = {field.name for field in fields(kind)}
+    if set(values) != known:
+        odd = ", ".join(sorted(set(values) ^ known))
+        raise ValueError(f"the run in {str(folder)!r} was made by another version of {task.name}; settings differ: {odd}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _free(folder: Path) -> Path:
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

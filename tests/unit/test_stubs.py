@@ -1,0 +1,21 @@
+"""The generated code is what the contract says."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOS = sorted(path.name for path in (ROOT / "proto" / "eagerly" / "v1").glob("*.proto"))
+
+
+@pytest.mark.parametrize("proto", PROTOS)
+def test_stubs_are_what_the_proto_generates(proto: str, tmp_path: Path) -> None:
+    google = Path(str(files("google.rpc"))).parents[1]
+    out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{google}", *out, f"eagerly/v1/{proto}"]) == 0
+    generated = sorted((tmp_path / "eagerly" / "v1").iterdir())
+    assert len(generated) == 3
+    for path in generated:
+        assert path.read_text() == (ROOT / "eagerly" / "v1" / path.name).read_text(), f"run `make stubs`: {path.name}"
