@@ -34,7 +34,8 @@ def main(words: list[str] | None = None) -> int:
     except ModuleNotFoundError as problem:
         if problem.name is None or problem.name.partition(".")[0] in ("eagerly", "pipelines", "services"):
             raise
-        return _refuse(f"`eagerly {verb}` needs {problem.name}, which the light client lacks; pip install 'eagerly[cluster]'")
+        lack = f"`eagerly {verb}` needs {problem.name}, which the light client lacks"
+        return _refuse(f"{lack}; pip install 'eagerly[cluster]'")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,8 +1,8 @@
 """A typed client of the services, with a deadline and retries on every call; needs grpcio and protobuf alone.
 
-    with Client("127.0.0.1:9000") as client:
-        for result in client.analyze(["What a film!"]):
-            print(result.error or result.labels[0])
+with Client("127.0.0.1:9000") as client:
+    for result in client.analyze(["What a film!"]):
+        print(result.error or result.labels[0])
 """
 
 import json
@@ -215,9 +215,7 @@ def _image(image: bytes | Raw) -> classifier_pb2.Image:
     return classifier_pb2.Image(raw=classifier_pb2.RawImage(data=image.data, shape=image.shape))
 
 
-def _labels(
-    result: classifier_pb2.ClassifyResult | sentiment_pb2.AnalyzeResult, provenance: Provenance
-) -> Labels:
+def _labels(result: classifier_pb2.ClassifyResult | sentiment_pb2.AnalyzeResult, provenance: Provenance) -> Labels:
     labels = tuple(Label(label.label, label.score) for label in result.labels)
     return Labels(labels, _error(result.status), provenance)
 

@@ -32,4 +32,3 @@ def average_buffers(network: nn.Module, world: int) -> None:
             buffer /= world
         else:
             dist.broadcast(buffer, 0)
-

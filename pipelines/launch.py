@@ -1,5 +1,6 @@
 """Runs the loop in the workers of a Ray Train TorchTrainer; the way from a command to a cluster."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> None:
         if not os.environ.get("RAY_ADDRESS"):
             cores = cores or os.cpu_count() or 1
             where = {"address": "local", "num_cpus": max(cores, launch.workers) + 1, "include_dashboard": dashboard}
-        ray.init(**where, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     there = ray.cluster_resources()
     kind = "GPU" if launch.gpu else "CPU"
     if there.get(kind, 0) < launch.workers:

@@ -122,11 +122,12 @@ def versions(name: str) -> list[Version]:
 
 def download(version: Version, folder: Path) -> None:
     """Copies a version's artifact folder to `folder`, which must not exist yet."""
-    import mlflow
+    from mlflow.artifacts import download_artifacts
 
-    mlflow.set_tracking_uri(tracking.uri())
     folder.mkdir(parents=True)
-    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(folder.parent / f".{folder.name}"))
+    download_artifacts(
+        artifact_uri=version.source, dst_path=str(folder.parent / f".{folder.name}"), tracking_uri=tracking.uri()
+    )
     downloaded = folder.parent / f".{folder.name}"
     inner = downloaded if (downloaded / "MANIFEST.json").exists() else downloaded / Path(version.source).name
     folder.rmdir()

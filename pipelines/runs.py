@@ -66,7 +66,9 @@ def check_same(run: Run, task: Task, config: Settings) -> None:
         then, now = getattr(run.config, field.name), getattr(config, field.name)
         if then != now:
             flag = "--" + field.name.replace("_", "-")
-            raise ValueError(f"the run in {str(run.folder)!r} has {flag} {then}, not {now}; leave the flag out to resume")
+            raise ValueError(
+                f"the run in {str(run.folder)!r} has {flag} {then}, not {now}; leave the flag out to resume"
+            )
 
 
 def _config(task: Task, values: dict[str, Any], folder: Path) -> Settings:
@@ -74,7 +76,9 @@ def _config(task: Task, values: dict[str, Any], folder: Path) -> Settings:
     known = {field.name for field in fields(kind)}
     if set(values) != known:
         odd = ", ".join(sorted(set(values) ^ known))
-        raise ValueError(f"the run in {str(folder)!r} was made by another version of {task.name}; settings differ: {odd}")
+        raise ValueError(
+            f"the run in {str(folder)!r} was made by another version of {task.name}; settings differ: {odd}"
+        )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

@@ -90,7 +90,9 @@ class Stepper:
 
     def _quiet(self, last: bool) -> AbstractContextManager[Any]:
         """Holds back DDP's averaging until the last micro-batch."""
-        return nullcontext() if last or not isinstance(self.network, DistributedDataParallel) else self.network.no_sync()
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
 
     def _apply(self) -> None:
         if self.config.clip:

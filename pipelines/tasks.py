@@ -50,9 +50,7 @@ def find(word: str) -> Task:
         return Task(word, f"pipelines.{word}", Path(__file__).parent / word)
     folder = Path(word).resolve()
     if not folder.is_dir():
-        raise ValueError(
-            f"unknown task {word!r}: it is neither one of {', '.join(TASKS)} nor a folder"
-        )
+        raise ValueError(f"unknown task {word!r}: it is neither one of {', '.join(TASKS)} nor a folder")
     return _own_task(folder)
 
 
@@ -60,9 +58,7 @@ def _own_task(folder: Path) -> Task:
     name = folder.name
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
-        raise ValueError(
-            f"task folder {str(folder)!r} lacks {', '.join(missing)}; a task has {', '.join(FILES)}"
-        )
+        raise ValueError(f"task folder {str(folder)!r} lacks {', '.join(missing)}; a task has {', '.join(FILES)}")
     if not name.isidentifier() or name in TASKS:
         raise ValueError(
             f"task folder name {name!r} cannot be used: it must be a Python identifier other than {', '.join(TASKS)}"

@@ -1,7 +1,11 @@
 """`eagerly models`: the registered versions and which of them serves."""
 
+from typing import TYPE_CHECKING
 
 from eagerly import table
+
+if TYPE_CHECKING:
+    from pipelines.registry import Version
 
 USAGE = "`eagerly models list [TASK]`, `show TASK VERSION`, `promote TASK VERSION` or `rollback TASK`"
 HELP = """usage: eagerly models list [TASK]
@@ -45,21 +49,18 @@ def _number(text: str) -> int:
 def _list(name: str | None) -> None:
     from pipelines import registry
 
-    rows = [
-        (v.name, v.version, "champion" if v.champion else "", v.primary, v.metrics.get(v.primary, 0.0), v.digest[:12], v.run_id)
-        for model in (registry.names() if name is None else [name])
-        for v in (registry.versions(model) or _none(model))
-    ]
+    names = registry.names() if name is None else [name]
+    rows = [_row(version) for model in names for version in registry.versions(model)]
+    if name is not None and not rows:
+        registry.champion(name)  # raises the sentence that says how to get one
     print(table.render(("model", "version", "alias", "metric", "value", "digest", "run"), rows))
     if not rows:
         print("no versions yet; `eagerly train classifier` trains and registers one")
 
 
-def _none(name: str) -> list:
-    from pipelines import registry
-
-    registry.champion(name)
-    return []
+def _row(found: "Version") -> tuple[object, ...]:
+    alias, value = "champion" if found.champion else "", found.metrics.get(found.primary, float("nan"))
+    return found.name, found.version, alias, found.primary, value, found.digest[:12], found.run_id
 
 
 def _show(name: str, number: int | None) -> None:

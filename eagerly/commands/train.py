@@ -1,6 +1,7 @@
 """`eagerly train`: trains through Ray Train or in this process, logs to MLflow, registers the model."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +45,11 @@ def train(launch: Launch, planned: list[Run]) -> int:
             recorder.abandon()
             raise
         display.say("registering")
-        results = recorder.close()
+        try:
+            results = recorder.close()
+        except recording.NotRecorded as problem:
+            print(f"eagerly: {problem}", file=sys.stderr)
+            return 1
     for result in results:
         print(_summary(result))
     return 0
