@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pipelines.examples import Split
 from pipelines.recommender import ranking
 from pipelines.recommender.config import Config
 from pipelines.recommender.data import RecommenderData, Users
@@ -85,8 +86,9 @@ def _few_items(histories: Histories, present_J: Tensor, count: int, penalty: flo
     return lambda index_B: histories.dense(index_B, count)[:, present_J] @ weights_JJ
 
 
-def _ndcg(scores: Scores, split: Users) -> float:
+def _ndcg(scores: Scores, split: Split) -> float:
     """Ranks all items for a split's users."""
+    assert isinstance(split, Users), "the recommender's splits hold users"
     parts = []
     for index_B in torch.arange(len(split)).split(CHUNK):
         parts.append(ranking.sums(scores(split.index[index_B]), split.batch(index_B, None)))

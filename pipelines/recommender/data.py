@@ -21,7 +21,7 @@ from pipelines.recommender.tables import Item
 
 SAMPLE = Path(__file__).parent / "sample"
 TEST_SHARE, VALID_SHARE = 0.2, 0.1
-SEEN_SHARE = 0.8
+SEEN_SHARE = 0.9
 """Share of a user's items that a training step sees; the others are to be guessed."""
 LEAST_USERS, LEAST_ITEMS, LEAST_HISTORY = 5, 20, 3
 log = logging.getLogger(__name__)

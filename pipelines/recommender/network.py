@@ -9,8 +9,10 @@ from torch.nn import functional
 
 from pipelines.recommender.text import Bags
 
-START = 0.01
-"""Standard deviation of the first item and word vectors."""
+ITEM_START, WORD_START = 0.01, 0.1
+"""Standard deviations of the first item and word vectors: an item begins as its text."""
+FAR = 1e4
+"""What is taken off the score of an item that is no candidate."""
 
 
 class Network(nn.Module):
@@ -20,9 +22,9 @@ class Network(nn.Module):
         """Makes an untrained network for the items that `bags` describes."""
         super().__init__()
         count = len(bags.offsets) - 1
-        self.item_vectors = nn.Parameter(torch.randn(count, dim) * START)
+        self.item_vectors = nn.Parameter(torch.randn(count, dim) * ITEM_START)
         self.item_bias = nn.Parameter(torch.zeros(count, 1))
-        self.word_vectors = nn.Parameter(torch.randn(buckets, dim) * START)
+        self.word_vectors = nn.Parameter(torch.randn(buckets, dim) * WORD_START)
         self.word_bias = nn.Parameter(torch.zeros(buckets, 1))
         self.dropout = nn.Dropout(dropout)
         self.item_dropout = item_dropout
@@ -32,12 +34,19 @@ class Network(nn.Module):
         self.learned = nn.Parameter(torch.zeros(count, 1, dtype=torch.bool), requires_grad=False)
 
     def start(self, popularity_I: Tensor) -> None:
-        """Starts from the items' popularity in training; items that nobody has are known by their text alone."""
+        """Starts from the items' popularity in training; items that nobody has are known by their text alone.
+
+        Words that only such items have will never be learned, so they say nothing from the start.
+        """
         self.learned.copy_(popularity_I[:, None] > 0)
-        prior_I = (popularity_I.clamp(min=1) / popularity_I.clamp(min=1).mean()).log()
+        known_F = self.learned[:, 0].repeat_interleave(self.offsets.diff())
+        known_H1 = torch.zeros_like(self.word_bias, dtype=torch.bool)
+        known_H1[self.features[known_F]] = True
+        floor_I = popularity_I.clamp(min=1)
         with torch.no_grad():
-            self.item_bias.copy_(prior_I[:, None] * self.learned)
+            self.item_bias.copy_((floor_I / floor_I.mean()).log()[:, None] * self.learned)
             self.item_vectors.mul_(self.learned)
+            self.word_vectors.mul_(known_H1)
 
     def items(self) -> tuple[Tensor, Tensor]:
         """Gives every item's vector [I, D] and bias [I, 1]; in training some are known by their text alone."""
@@ -54,9 +63,15 @@ class Network(nn.Module):
         )
 
     def forward(self, seen_BI: Tensor) -> Tensor:
-        """Scores all items for users of whom `seen_BI` marks the items they have; logits [B, I]."""
+        """Scores all items for users of whom `seen_BI` marks the items they have; logits [B, I].
+
+        In training an item that nobody has is no candidate, lest it be learned that nobody wants it.
+        """
         vectors_ID, bias_I1 = self.items()
-        return self.users(seen_BI @ vectors_ID, seen_BI.sum(1, keepdim=True)) @ vectors_ID.T + bias_I1.T
+        users_BD = self.users(seen_BI @ vectors_ID, seen_BI.sum(1, keepdim=True))
+        if self.training:
+            bias_I1 = bias_I1.masked_fill(~self.learned, -FAR)
+        return users_BD @ vectors_ID.T + bias_I1.T
 
     def users(self, sum_BD: Tensor, count_B1: Tensor) -> Tensor:
         """Turns the sum of a user's item vectors into the user's vector [B, D]."""

@@ -10,12 +10,11 @@ from torch.nn import functional
 from pipelines.recommender import ranking
 from pipelines.recommender.baselines import baselines
 from pipelines.recommender.data import Batch
+from pipelines.recommender.network import FAR
 
 __all__ = ["PRIMARY", "STATIC_GRAPH", "baselines", "loss", "measure", "metrics"]
 PRIMARY = "ndcg_at_10"
 STATIC_GRAPH = True
-FAR = 1e4
-"""What is taken off the score of an item that cannot be the answer."""
 
 
 def loss(network: nn.Module, batch: Batch) -> Tensor:
