@@ -148,6 +148,11 @@ def scrape(folder: Path) -> bytes:
     return generate_latest(registry)
 
 
+def alive_count(folder: Path) -> int:
+    """Counts the processes that are alive."""
+    return sum(not _is_dead(alive) for alive in folder.glob("alive_*"))
+
+
 def bury(folder: Path) -> None:
     """Removes the gauges of processes that are no longer alive."""
     for alive in folder.glob("alive_*"):

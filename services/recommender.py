@@ -1,7 +1,7 @@
 """The recommender as a service: users, known or described by items they like, in; items out."""
 
 from eagerly.v1 import recommender_pb2 as pb
-from pipelines.recommender.model import Prediction, Query
+from pipelines.recommender.model import Query, Recommendation
 from services.errors import BadInput
 from services.service import Service
 
@@ -23,17 +23,17 @@ def decode(query: pb.RecommendQuery) -> Query:
     return Query(query.user_id, list(query.item_ids), query.k)
 
 
-def encode(request: pb.RecommendRequest, prediction: Prediction, result: pb.RecommendResult) -> None:
+def encode(request: pb.RecommendRequest, prediction: Recommendation, result: pb.RecommendResult) -> None:
     """Writes the items, best first."""
     for item_id, score, title in prediction.items:
         result.items.add(item_id=item_id, score=score, title=title)
 
 
 def blame(query: pb.RecommendQuery, error: Exception) -> str:
-    """Points at k for a wrong value, else at what the model could not find: the user, or the items where they stand alone."""
+    """Points at k for a wrong value, else at what is unknown: an item, or the user where no items are named."""
     if not isinstance(error, LookupError):
         return "k"
-    return "user_id" if query.user_id else "item_ids"
+    return "item_ids" if query.item_ids else "user_id"
 
 
 SERVICE = Service(

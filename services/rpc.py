@@ -32,7 +32,7 @@ class Rpc:
         self.service = loaded.service
         self.name = f"{loaded.service.method.containing_service.full_name}/{loaded.service.method.name}"
         self._most_items = options.max_items
-        self._max_batch = options.max_batch
+        self._warm_count = min(options.max_batch, options.max_waiting)
         self._trailers = loaded.trailers
         self._figures = Figures(loaded, figures)
         self.batcher = Batcher(
@@ -48,8 +48,8 @@ class Rpc:
 
         Raises ValueError when the model refuses them.
         """
-        full = self._examples * (self._max_batch // len(self._examples))
-        for inputs in (self._examples, full):
+        full = (self._examples * self._warm_count)[: self._warm_count]
+        for inputs in (full[:1], full):
             for answer in await self.batcher.submit(inputs):
                 if isinstance(answer, Exception):
                     raise ValueError(f"the model of {self.service.name} refuses its own examples: {answer}")

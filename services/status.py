@@ -7,7 +7,7 @@ from services import errors
 
 OK = status_pb2.Status()
 
-_CODES: dict[type[errors.ServiceError], int] = {
+CODES: dict[type[errors.ServiceError], int] = {
     errors.BadInput: code_pb2.INVALID_ARGUMENT,
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.TooMuch: code_pb2.RESOURCE_EXHAUSTED,
@@ -16,11 +16,12 @@ _CODES: dict[type[errors.ServiceError], int] = {
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.Failure: code_pb2.INTERNAL,
 }
+"""The code of each kind of error."""
 
 
 def of(error: errors.ServiceError) -> status_pb2.Status:
     """Maps an error to a code, a sentence and the details that a program can act on."""
-    status = status_pb2.Status(code=_CODES[type(error)], message=str(error))
+    status = status_pb2.Status(code=CODES[type(error)], message=str(error))
     detail = _detail(error)
     if detail is not None:
         packed = any_pb2.Any()
@@ -41,7 +42,8 @@ def _detail(
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
         return error_details_pb2.BadRequest(field_violations=[violation])
     if isinstance(error, errors.Busy):
-        delay = duration_pb2.Duration(nanos=min(int(error.retry_after_s * 1e9), 999_999_999))
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(max(1, round(error.retry_after_s * 1000)))
         return error_details_pb2.RetryInfo(retry_delay=delay)
     if isinstance(error, errors.Failure):
         return error_details_pb2.RequestInfo(request_id=error.request_id)

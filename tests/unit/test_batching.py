@@ -1,0 +1,201 @@
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services import errors
+from services.batching import Batch, Batcher
+
+
+class Doubler:
+    """Doubles numbers while its gate is open; raises on a negative one."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.started = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, inputs: list[int]) -> list[int]:
+        self.batches.append(inputs)
+        self.started.set()
+        self.open.wait(10)
+        if min(inputs) < 0:
+            raise RuntimeError("negative")
+        return [2 * number for number in inputs]
+
+
+def run(scenario: Callable[[Doubler], Awaitable[None]]) -> None:
+    asyncio.run(scenario(Doubler()))  # type: ignore[arg-type]
+
+
+async def busy(batcher: Batcher, model: Doubler) -> "asyncio.Task[list[int]]":
+    """Closes the gate and returns once the model holds one call."""
+    model.open.clear()
+    task = asyncio.ensure_future(batcher.submit([0]))
+    await asyncio.to_thread(model.started.wait)
+    return task
+
+
+def test_calls_that_wait_together_are_computed_together():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        first = await busy(batcher, model)
+        others = [asyncio.ensure_future(batcher.submit([n, n + 1])) for n in range(10)]
+        await asyncio.sleep(0)
+        model.open.set()
+        assert await first == [0]
+        assert [await other for other in others] == [[2 * n, 2 * n + 2] for n in range(10)]
+        assert [len(batch) for batch in model.batches] == [1, 20]
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_batch_holds_no_more_than_max_batch_and_loses_no_call():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test", max_batch=8)
+        first = await busy(batcher, model)
+        others = [asyncio.ensure_future(batcher.submit([n] * 3)) for n in range(20)]
+        large = asyncio.ensure_future(batcher.submit(list(range(30))))
+        await asyncio.sleep(0)
+        model.open.set()
+        assert [await other for other in others] == [[2 * n] * 3 for n in range(20)]
+        assert await large == [2 * n for n in range(30)]
+        assert max(len(batch) for batch in model.batches) <= 8
+        await first
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test", max_waiting=4)
+        first = await busy(batcher, model)
+        waiting = asyncio.ensure_future(batcher.submit([1, 2, 3, 4]))
+        await asyncio.sleep(0)
+        assert batcher.waiting_count == 4
+        with pytest.raises(errors.Busy) as refused:
+            await batcher.submit([5])
+        assert refused.value.retry_after_s > 0
+        model.open.set()
+        assert await waiting == [2, 4, 6, 8]
+        assert await batcher.submit([5]) == [10]
+        await first
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_cancelled_call_is_dropped_before_compute():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        first = await busy(batcher, model)
+        gone = asyncio.ensure_future(batcher.submit([13]))
+        stays = asyncio.ensure_future(batcher.submit([1]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        model.open.set()
+        assert await stays == [2]
+        assert model.batches == [[0], [1]]
+        await first
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_call_whose_deadline_passes_in_the_queue_is_not_computed():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        first = await busy(batcher, model)
+        late = asyncio.ensure_future(batcher.submit([13], time.monotonic() + 0.01))
+        await asyncio.sleep(0.02)
+        model.open.set()
+        with pytest.raises(errors.TooLate):
+            await late
+        assert model.batches == [[0]]
+        await first
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_call_with_less_time_than_the_quickest_work_took_is_not_computed():
+    async def scenario(model: Doubler) -> None:
+        def slow(inputs: list[int]) -> list[int]:
+            time.sleep(0.05)
+            return model(inputs)
+
+        batcher = Batcher(slow, name="test")
+        await batcher.submit([1])
+        with pytest.raises(errors.TooLate):
+            await batcher.submit([2], time.monotonic() + 0.04)
+        assert model.batches == [[1]]
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_model_that_raises_fails_its_batch_alone(caplog: pytest.LogCaptureFixture):
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        with pytest.raises(errors.Failure) as failed:
+            await batcher.submit([-1])
+        assert "negative" not in str(failed.value)
+        assert failed.value.request_id in caplog.text
+        assert "RuntimeError: negative" in caplog.text
+        assert await batcher.submit([4]) == [8]
+        await batcher.close()
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+
+
+def test_close_answers_what_waits_and_refuses_what_comes():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test", max_batch=2)
+        first = await busy(batcher, model)
+        waiting = [asyncio.ensure_future(batcher.submit([n, n])) for n in range(5)]
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(batcher.close())
+        await asyncio.sleep(0)
+        with pytest.raises(errors.Unavailable):
+            await batcher.submit([1])
+        model.open.set()
+        await closing
+        assert [await one for one in waiting] == [[2 * n, 2 * n] for n in range(5)]
+        assert await first == [0]
+
+    run(scenario)
+
+
+def test_each_batch_is_reported_with_its_size_and_times():
+    async def scenario(model: Doubler) -> None:
+        seen: list[Batch] = []
+        batcher = Batcher(model, name="test")
+        batcher.observe = seen.append
+        await batcher.submit([1, 2, 3])
+        await batcher.close()
+        assert [batch.size for batch in seen] == [3]
+        assert seen[0].started >= seen[0].calls[0].submitted
+        assert 0 <= seen[0].compute_s < 1
+
+    run(scenario)
+
+
+def test_the_loop_stays_free_while_the_model_computes():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        held = await busy(batcher, model)
+        await asyncio.wait_for(asyncio.sleep(0.01), 1)
+        assert not held.done()
+        model.open.set()
+        await held
+        await batcher.close()
+
+    run(scenario)

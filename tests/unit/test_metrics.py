@@ -1,0 +1,150 @@
+import http.client
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import endpoints
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from eagerly.client import CallError, Client
+from services import metrics
+from services.exposition import MetricsServer
+
+OTHER_REPLICA = """
+import sys
+from pathlib import Path
+from services import metrics
+mine = metrics.Metrics(Path(sys.argv[1]))
+mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(5)
+mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(3)
+mine.value(metrics.MODEL_INFO, "sentiment", "8", "other-run", "ff").set(1)
+mine.histogram(metrics.BATCH_SIZE, "sentiment").observe(3)
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+def read(text: bytes) -> dict[tuple[str, ...], float]:
+    """Samples by name and label values."""
+    families = text_string_to_metric_families(text.decode())
+    return {(one.name, *(one.labels[key] for key in sorted(one.labels))): one.value for f in families for one in f.samples}
+
+
+@pytest.fixture
+def other_replica(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has counted into the same folder."""
+    command = [sys.executable, "-c", OTHER_REPLICA, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "counted\n"
+        yield process
+        process.kill()
+
+
+def test_every_metric_is_there_after_one_call_with_the_labels_of_the_table(tmp_path: Path):
+    model = endpoints.Gate()
+    with endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path) as endpoint:
+        with Client(endpoint.address) as client:
+            client.analyze(["one"])
+        text = urllib.request.urlopen(endpoint.metrics).read().decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    for metric in metrics.TABLE:
+        family = families[metric.name.removesuffix("_total")]
+        assert {tuple(sorted(set(sample.labels) - {"le"})) for sample in family.samples} == {tuple(sorted(metric.labels))}
+    figures = read(text.encode())
+    assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 1
+    assert figures["eagerly_items_total", "OK", "Analyze", "sentiment"] == 1
+    assert figures["eagerly_request_duration_seconds_count", "Analyze", "sentiment"] == 1
+    assert figures["eagerly_queue_duration_seconds_count", "sentiment"] == 1
+    assert figures["eagerly_compute_duration_seconds_count", "sentiment"] == 1
+    assert figures["eagerly_batch_size_sum", "sentiment"] == 1
+    assert figures["eagerly_in_flight_requests", "Analyze", "sentiment"] == 0
+    assert figures["eagerly_model_info", "0123abcd" * 8, "run-of-sentiment", "sentiment", "7"] == 1
+
+
+def test_no_label_takes_a_value_from_a_caller(tmp_path: Path):
+    with endpoints.serving([endpoints.loaded("sentiment", endpoints.Gate())], tmp_path) as endpoint:
+        with Client(endpoint.address) as client:
+            for number in range(50):
+                client.analyze([f"caller {number}", ""])
+            with pytest.raises(CallError):
+                client.analyze([])
+        figures = read(urllib.request.urlopen(endpoint.metrics).read())
+    counted = {key: value for key, value in figures.items() if key[0] in ("eagerly_requests_total", "eagerly_items_total")}
+    assert counted == {
+        ("eagerly_requests_total", "OK", "Analyze", "sentiment"): 50,
+        ("eagerly_requests_total", "INVALID_ARGUMENT", "Analyze", "sentiment"): 1,
+        ("eagerly_items_total", "OK", "Analyze", "sentiment"): 50,
+        ("eagerly_items_total", "INVALID_ARGUMENT", "Analyze", "sentiment"): 50,
+    }
+
+
+def test_one_scrape_answers_for_every_process(tmp_path: Path, other_replica: "subprocess.Popen[str]"):
+    mine = metrics.Metrics(tmp_path)
+    mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(2)
+    mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
+    mine.histogram(metrics.BATCH_SIZE, "sentiment").observe(1)
+    figures = read(metrics.scrape(tmp_path))
+    assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 7
+    assert figures["eagerly_in_flight_requests", "Analyze", "sentiment"] == 4
+    assert figures["eagerly_batch_size_count", "sentiment"] == 2
+    assert figures["eagerly_batch_size_sum", "sentiment"] == 4
+    mine.close()
+
+
+def test_a_dead_process_leaves_its_counts_and_takes_its_gauges(tmp_path: Path, other_replica: "subprocess.Popen[str]"):
+    mine = metrics.Metrics(tmp_path)
+    mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
+    other_replica.kill()
+    until = time.monotonic() + 5
+    while metrics.alive_count(tmp_path) > 1 and time.monotonic() < until:
+        time.sleep(0.01)  # killed but not waited for: a zombie, whose process id still exists
+    figures = read(metrics.scrape(tmp_path))
+    assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 5
+    assert figures["eagerly_in_flight_requests", "Analyze", "sentiment"] == 1
+    assert not [key for key in figures if key[0] == "eagerly_model_info"]
+    mine.close()
+
+
+def test_a_process_that_closes_takes_its_gauges_away(tmp_path: Path):
+    mine = metrics.Metrics(tmp_path)
+    mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
+    mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(1)
+    mine.close()
+    figures = read(metrics.scrape(tmp_path))
+    assert figures == {("eagerly_requests_total", "OK", "Analyze", "sentiment"): 1}
+
+
+def test_a_process_that_uses_an_old_process_id_goes_on_counting(tmp_path: Path):
+    for _ in range(2):
+        mine = metrics.Metrics(tmp_path)
+        mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(1)
+        mine.close()
+    assert read(metrics.scrape(tmp_path))["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 2
+
+
+def test_the_metrics_port_answers_get_metrics_only(tmp_path: Path):
+    server = MetricsServer("127.0.0.1", 0, tmp_path)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/")
+        for method in ("POST", "PUT", "DELETE"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+            connection.request(method, "/metrics")
+            assert connection.getresponse().status == 501
+            connection.close()
+    finally:
+        server.close()
+
+
+def test_replicas_share_the_metrics_port(tmp_path: Path):
+    first = MetricsServer("127.0.0.1", 0, tmp_path)
+    second = MetricsServer("127.0.0.1", first.port, tmp_path)
+    first.close()
+    assert urllib.request.urlopen(f"http://127.0.0.1:{second.port}/metrics").status == 200
+    second.close()
