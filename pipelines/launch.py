@@ -13,22 +13,25 @@ from pipelines.settings import Launch
 QUIET = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_TRAIN_LOG_LEVEL": "ERROR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> None:
+def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> str:
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine, if neither was done before.
 
     Raises ValueError when the cluster lacks the workers' processors or GPUs, which would make them wait for ever.
-    A cluster started here gets room for the workers, and at least for `cores` (0: this machine's).
+    A cluster started here gets room for the workers, and at least for `cores` (0: this machine's). Returns the
+    dashboard's host and port, empty where there is none.
     """
     import ray
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    page = ""
     if not ray.is_initialized():
         where: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
             cores = cores or os.cpu_count() or 1
             where = {"address": "local", "num_cpus": max(cores, launch.workers) + 1, "include_dashboard": dashboard}
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        page = context.dashboard_url or ""
     there = ray.cluster_resources()
     kind = "GPU" if launch.gpu else "CPU"
     if there.get(kind, 0) < launch.workers:
@@ -37,6 +40,7 @@ def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> None:
             f"{int(there.get(kind, 0))} {kind}s; ask for fewer workers{' or leave out --gpu' if launch.gpu else ''}"
         )
     tracking.check_reach(len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}))
+    return page
 
 
 def train(runs: list[Run], launch: Launch) -> None:

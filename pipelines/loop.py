@@ -118,7 +118,7 @@ class Worker:
         return DistributedDataParallel(
             network,  # type: ignore[arg-type]
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             static_graph=static and self.config.accumulate == 1,
             find_unused_parameters=not static,
         )
