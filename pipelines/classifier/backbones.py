@@ -27,22 +27,21 @@ def build(arch: str, class_count: int) -> nn.Module:
         )
     network = models.get_model(arch)
     head = _head(network)
-    layer = network.get_submodule(head)
     parent = network.get_submodule(head.rpartition(".")[0])
-    new = (
-        nn.Linear(layer.in_features, class_count)
-        if isinstance(layer, nn.Linear)
-        else nn.Conv2d(layer.in_channels, class_count, kernel_size=1)
-    )
-    setattr(parent, head.rpartition(".")[2], new)
+    setattr(parent, head.rpartition(".")[2], _resized(network.get_submodule(head), class_count))
     return network
+
+
+def _resized(layer: nn.Module, class_count: int) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, class_count)
+    assert isinstance(layer, nn.Conv2d)
+    return nn.Conv2d(layer.in_channels, class_count, kernel_size=1)
 
 
 def _head(network: nn.Module) -> str:
     """Finds the last layer that makes features into classes; squeezenet's is a convolution."""
-    layers = {
-        name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
-    }
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     return linear[-1] if linear else list(layers)[-1]
 
@@ -59,17 +58,13 @@ def start_from(network: nn.Module, pretrained: str, arch: str) -> None:
     head = _head(body)
     kept = {name: value for name, value in state.items() if not name.startswith(head + ".")}
     needed = {name for name in own if not name.startswith(head + ".")}
-    wrong = sorted(needed ^ set(kept)) or [
-        name for name in sorted(needed) if kept[name].shape != own[name].shape
-    ]
+    wrong = sorted(needed ^ set(kept)) or [name for name in sorted(needed) if kept[name].shape != own[name].shape]
     if wrong:
         raise ValueError(
             f"--pretrained {pretrained!r} does not fit --arch {arch}: {wrong[0]!r} is missing, unknown or of another"
             f" shape ({len(wrong)} such tensors)"
         )
-    if all(
-        name in state and state[name].shape == own[name].shape for name in own if name.startswith(head + ".")
-    ):
+    if all(name in state and state[name].shape == own[name].shape for name in own if name.startswith(head + ".")):
         kept = state
     body.load_state_dict(kept, strict=False)
 
@@ -91,7 +86,7 @@ def _downloaded(arch: str) -> dict[str, Tensor]:
     from torchvision import models
 
     try:
-        return dict(models.get_model_weights(arch).DEFAULT.get_state_dict(check_hash=True))
+        return dict(models.get_model_weights(arch)["DEFAULT"].get_state_dict(check_hash=True))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"torchvision's weights for {arch} could not be downloaded ({error});"

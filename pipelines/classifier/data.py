@@ -26,19 +26,22 @@ MIRRORED = ("fashion-mnist", "cifar10")
 class Batch(NamedTuple):
     """What the network sees and what it should say."""
 
-    images_BCHW: Tensor
-    """Pixels 0 to 255."""
-    targets_B: Tensor
+    images: Tensor
+    """Pixels 0 to 255 [B, C, H, W]: uint8, or float32 where augmented."""
+    targets: Tensor
+    """Classes [B], int64."""
     smoothing: float
     """Label smoothing of the training loss."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Images:
     """One split, whole in memory as uint8."""
 
-    images_NCHW: Tensor
-    targets_N: Tensor
+    images: Tensor
+    """[N, C, H, W]"""
+    targets: Tensor
+    """[N], int64"""
     smoothing: float
     augmented: bool
     mirrored: bool
@@ -46,19 +49,19 @@ class Images:
 
     def __len__(self) -> int:
         """How many images there are."""
-        return len(self.targets_N)
+        return len(self.targets)
 
     def to(self, device: torch.device) -> "Images":
         """Moves the tensors to a device, once."""
-        moved = (self.images_NCHW.to(device), self.targets_N.to(device))
+        moved = (self.images.to(device), self.targets.to(device))
         return Images(*moved, self.smoothing, self.augmented, self.mirrored)
 
     def batch(self, index_B: Tensor, draw: examples.Draw | None) -> Batch:
         """Takes the images at `index_B`, moved about by `draw` when training with --augment."""
-        images_BCHW = self.images_NCHW[index_B]
+        images_BCHW = self.images[index_B]
         if draw and self.augmented:
             images_BCHW = augment(images_BCHW, index_B, draw, self.mirrored)
-        return Batch(images_BCHW, self.targets_N[index_B], self.smoothing)
+        return Batch(images_BCHW, self.targets[index_B], self.smoothing)
 
 
 @dataclass
@@ -83,27 +86,27 @@ def load(config: Config) -> ImageData:
         found = sources.built_in(config.dataset, config.data_dir)
         found = _resized(found, config.image_size)
     parts = _split(found, config.seed)
-    mirrored = config.mirror or not config.data and config.dataset in MIRRORED
+    mirrored = config.mirror or (not config.data and config.dataset in MIRRORED)
     splits = [_images(found, part, config, mirrored) for part in parts]
-    mean, std = _statistics(found.images_NCHW[parts[0]])
+    mean, std = _statistics(found.images[parts[0]])
     return ImageData(
         *splits,
         digest=_digest(found),
         name=config.data or config.dataset,
         labels=found.labels,
-        shape=found.images_NCHW.shape[1:],
+        shape=found.images.shape[1:],
         mean=mean,
         std=std,
     )
 
 
 def _resized(found: sources.Labelled, side: int) -> sources.Labelled:
-    colours, height = found.images_NCHW.shape[1:3]
+    colours, height = found.images.shape[1:3]
     if side in (0, height):
         return found
     shape = (colours, side, side)
-    resized = [images.pixels(images.from_pixels(image_CHW), shape) for image_CHW in found.images_NCHW]
-    return sources.Labelled(np.stack(resized), found.targets_N, found.labels, found.train_count)
+    resized = [images.pixels(images.from_pixels(image_CHW), shape) for image_CHW in found.images]
+    return sources.Labelled(np.stack(resized), found.targets, found.labels, found.train_count)
 
 
 def _split(found: sources.Labelled, seed: int) -> list[np.ndarray]:
@@ -111,15 +114,15 @@ def _split(found: sources.Labelled, seed: int) -> list[np.ndarray]:
 
     A set's own test split stays what it is.
     """
-    count = len(found.targets_N) if found.train_count is None else found.train_count
+    count = len(found.targets) if found.train_count is None else found.train_count
     order_N = np.random.default_rng(seed).permutation(count)
     if found.train_count is not None:
         valid_count = min(int(count * VALID_SHARE), VALID_MOST)
-        test = np.arange(count, len(found.targets_N))
+        test = np.arange(count, len(found.targets))
         return [np.sort(order_N[valid_count:]), np.sort(order_N[:valid_count]), test]
     rank_N = np.empty(count, np.int64)
     for target in range(len(found.labels)):
-        members = order_N[found.targets_N[order_N] == target]
+        members = order_N[found.targets[order_N] == target]
         rank_N[members] = np.arange(len(members)) % 10
     return [
         np.flatnonzero((rank_N != 1) & (rank_N != 2)),
@@ -130,8 +133,8 @@ def _split(found: sources.Labelled, seed: int) -> list[np.ndarray]:
 
 def _images(found: sources.Labelled, part: np.ndarray, config: Config, mirrored: bool) -> Images:
     return Images(
-        torch.from_numpy(found.images_NCHW[part]),
-        torch.from_numpy(found.targets_N[part]),
+        torch.from_numpy(found.images[part]),
+        torch.from_numpy(found.targets[part]),
         config.label_smoothing,
         config.augment,
         mirrored,
@@ -150,7 +153,5 @@ def _statistics(images_NCHW: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _digest(found: sources.Labelled) -> str:
-    shape = repr(found.images_NCHW.shape).encode()
-    return examples.digest(
-        shape, found.images_NCHW.tobytes(), found.targets_N.tobytes(), "\n".join(found.labels).encode()
-    )
+    shape = repr(found.images.shape).encode()
+    return examples.digest(shape, found.images.tobytes(), found.targets.tobytes(), "\n".join(found.labels).encode())

@@ -11,6 +11,8 @@ from pipelines.classifier import images
 from pipelines.classifier.sources import Labelled
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+LEAST_SIDE = 8
+"""Least height and width, in pixels; --image-size has the same bound."""
 
 
 def read(root: Path, image_size: int) -> Labelled:
@@ -20,9 +22,7 @@ def read(root: Path, image_size: int) -> Labelled:
     passed over. Raises ValueError, naming the file or folder, for anything that cannot be learned from.
     """
     if not root.is_dir():
-        raise ValueError(
-            f"--data {str(root)!r} is not a folder; name one with a subfolder of images per class"
-        )
+        raise ValueError(f"--data {str(root)!r} is not a folder; name one with a subfolder of images per class")
     classes = {place.name: _files(place) for place in sorted(root.iterdir()) if _is_class(place)}
     if len(classes) < 2:
         raise ValueError(
@@ -51,6 +51,11 @@ def _stack(images_CHW: list[np.ndarray], paths: list[Path]) -> np.ndarray:
                 f"{str(path)!r} is {image_CHW.shape[1]} x {image_CHW.shape[2]} pixels (height x width) but"
                 f" {str(paths[0])!r} is {size[0]} x {size[1]}; pass --image-size to bring all to one size"
             )
+    if min(size) < LEAST_SIDE:
+        raise ValueError(
+            f"{str(paths[0])!r} is {size[0]} x {size[1]} pixels; at least {LEAST_SIDE} x {LEAST_SIDE} are needed,"
+            f" so pass --image-size {LEAST_SIDE} or more"
+        )
     colours = max(len(image_CHW) for image_CHW in images_CHW)
     return np.stack([np.broadcast_to(image_CHW, (colours, *size)) for image_CHW in images_CHW])
 

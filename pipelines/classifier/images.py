@@ -30,16 +30,12 @@ def open_picture(content: bytes) -> "Image.Image":
         if width * height <= MAX_PIXELS:
             return _plain(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
-            f"the image has over {MAX_PIXELS:,} pixels, the most allowed; scale it down"
-        ) from None
+        raise ValueError(f"the image has over {MAX_PIXELS:,} pixels, the most allowed; scale it down") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         raise ValueError(
             f"{len(content)} bytes are not a readable PNG or JPEG image; send a whole file in one of these formats"
         ) from None
-    raise ValueError(
-        f"the image has {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, so scale it down"
-    )
+    raise ValueError(f"the image has {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, so scale it down")
 
 
 def _plain(picture: "Image.Image") -> "Image.Image":

@@ -43,9 +43,7 @@ class Description:
 class Model:
     """Classifies PNG or JPEG files and arrays of pixels."""
 
-    def __init__(
-        self, description: Description, network: networks.Classifier, examples_NCHW: torch.Tensor
-    ) -> None:
+    def __init__(self, description: Description, network: networks.Classifier, examples_NCHW: torch.Tensor) -> None:
         """Joins a network with the names of its classes and two examples, uint8 [2, C, H, W]."""
         self.description = description
         self.network = network
@@ -65,9 +63,9 @@ class Model:
         network.mean.copy_(torch.tensor(data.mean).view(1, -1, 1, 1))
         network.std.copy_(torch.tensor(data.std).view(1, -1, 1, 1))
         shown = data.valid.batch(torch.tensor([0, len(data.valid) - 1]), None)
-        expected = [data.labels[target] for target in shown.targets_B.tolist()]
+        expected = [data.labels[target] for target in shown.targets.tolist()]
         description = Description(config.arch, data.labels, list(data.shape), config.dropout, expected)
-        return cls(description, network, shown.images_BCHW.clone())
+        return cls(description, network, shown.images.clone())
 
     @property
     def expected(self) -> list[str]:
@@ -93,14 +91,10 @@ class Model:
                 return error
         if not isinstance(one, np.ndarray) or one.dtype != np.uint8:
             kind = f"an array of {one.dtype}" if isinstance(one, np.ndarray) else f"a {type(one).__name__}"
-            return ValueError(
-                f"the image is {kind}; it must be bytes of a PNG or JPEG file or an array of uint8"
-            )
+            return ValueError(f"the image is {kind}; it must be bytes of a PNG or JPEG file or an array of uint8")
         shapes = [(height, width, colours)] + ([(height, width)] if colours == 1 else [])
         if one.shape not in shapes:
-            return ValueError(
-                f"the image's shape is {one.shape}; this model takes {' or '.join(map(str, shapes))}"
-            )
+            return ValueError(f"the image's shape is {one.shape}; this model takes {' or '.join(map(str, shapes))}")
         return one.reshape(height, width, colours).transpose(2, 0, 1)
 
     def _probabilities(self, images_BCHW: list[np.ndarray]) -> list[list[float]]:
@@ -129,9 +123,7 @@ class Model:
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         save_file({"images": self.examples_NCHW.contiguous()}, folder / "examples.safetensors")
-        (folder / "config.json").write_text(
-            json.dumps(asdict(self.description), indent=2, ensure_ascii=False)
-        )
+        (folder / "config.json").write_text(json.dumps(asdict(self.description), indent=2, ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Model":

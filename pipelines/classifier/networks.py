@@ -3,6 +3,8 @@
 Shapes: B images, C colours, H height, W width, K classes.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ def article(shape: tuple[int, int, int], class_count: int) -> nn.Module:
     """Builds the article's net, mended.
 
     As printed it cannot run: its `unsqueeze(1)` gives an image batch a fifth dimension, and its
-    `32*8*8` must be `32*14*14` for 28x28 images. Raises ValueError below 2x2 pixels.
+    `32*8*8` must be `32*14*14` for 28x28 images.
     """
     colours, height, width = shape
     return nn.Sequential(
@@ -47,25 +49,29 @@ def article(shape: tuple[int, int, int], class_count: int) -> nn.Module:
 
 
 def convnet(shape: tuple[int, int, int], class_count: int, dropout: float) -> nn.Module:
-    """Builds a small net of three convolutions with batch norm."""
-    colours, height, _ = shape
-    stride = 2 if height > 16 else 1
+    """Builds a small net that strides where others pool, since pooling costs a CPU more than convolving.
+
+    Three convolutions with batch norm bring 28x28 to 4x4 (and images up to 16x16 to a quarter of their
+    side); larger maps are averaged down to 4x4. 1.3 million multiplications per grey 28x28 image.
+    """
+    colours, height, width = shape
+    first_stride = 2 if min(height, width) > 16 else 1
+    widths = (24, 48, 96)
+    map_size = [min(4, math.ceil(side / (first_stride * 4))) for side in (height, width)]
     return nn.Sequential(
-        nn.Conv2d(colours, 32, kernel_size=5, padding=2, stride=stride, bias=False),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, kernel_size=3, padding=1, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.Conv2d(64, 128, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(128),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
+        *_block(colours, widths[0], kernel_size=5, stride=first_stride),
+        *_block(widths[0], widths[1], kernel_size=3, stride=2),
+        *_block(widths[1], widths[2], kernel_size=3, stride=2),
+        nn.AdaptiveAvgPool2d((map_size[0], map_size[1])),
         nn.Flatten(),
         nn.Dropout(dropout),
-        nn.Linear(128 * 4, class_count),
+        nn.Linear(widths[2] * map_size[0] * map_size[1], class_count),
     )
+
+
+def _block(inward: int, outward: int, kernel_size: int, stride: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inward, outward, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outward), nn.ReLU()
 
 
 def build(arch: str, shape: tuple[int, int, int], class_count: int, dropout: float) -> Classifier:

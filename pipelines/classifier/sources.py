@@ -31,8 +31,10 @@ TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CI
 class Labelled:
     """Images with their classes; `train_count` says how many come before the set's own test split."""
 
-    images_NCHW: np.ndarray
-    targets_N: np.ndarray
+    images: np.ndarray
+    """uint8 [N, C, H, W]"""
+    targets: np.ndarray
+    """int64 [N]"""
     labels: list[str]
     train_count: int | None = None
     """None where the set has no test split of its own."""
@@ -52,9 +54,9 @@ def built_in(name: str, data_dir: str) -> Labelled:
 def _digits() -> Labelled:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images_NHW = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # the set's values are 0 to 16
-    return Labelled(images_NHW[:, None], bunch.target.astype(np.int64), DIGITS)
+    values_NP, targets_N = load_digits(return_X_y=True)  # 64 values of 0 to 16
+    images_NP = np.rint(np.asarray(values_NP) * (255 / 16)).astype(np.uint8)
+    return Labelled(images_NP.reshape(-1, 1, 8, 8), np.asarray(targets_N, np.int64), DIGITS)
 
 
 def _idx_set(name: str, root: Path) -> Labelled:
@@ -75,9 +77,7 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 def _idx_pair(folder: Path, part: str, class_count: int) -> tuple[np.ndarray, np.ndarray]:
     paths = [_idx_file(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     if None in paths:
-        raise ValueError(
-            f"{str(folder)!r} lacks {part}-images-idx3-ubyte or {part}-labels-idx1-ubyte (plain or .gz)"
-        )
+        raise ValueError(f"{str(folder)!r} lacks {part}-images-idx3-ubyte or {part}-labels-idx1-ubyte (plain or .gz)")
     image_path, label_path = (path for path in paths if path)
     images_NHW, targets_N = read_idx(image_path, 3), read_idx(label_path, 1).astype(np.int64)
     if len(images_NHW) != len(targets_N) or not len(targets_N):
@@ -85,9 +85,7 @@ def _idx_pair(folder: Path, part: str, class_count: int) -> tuple[np.ndarray, np
             f"{str(image_path)!r} holds {len(images_NHW)} images but {label_path.name} {len(targets_N)} labels"
         )
     if targets_N.max() >= class_count:
-        raise ValueError(
-            f"{str(label_path)!r} holds the label {targets_N.max()}; 0 to {class_count - 1} are known"
-        )
+        raise ValueError(f"{str(label_path)!r} holds the label {targets_N.max()}; 0 to {class_count - 1} are known")
     return images_NHW, targets_N
 
 
@@ -102,9 +100,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise ValueError(f"{str(path)!r} cannot be read ({error}); download it again") from None
     start = 4 + 4 * dimensions
     if len(content) < start or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(
-            f"{str(path)!r} is not an idx file of bytes in {dimensions} dimensions; download it again"
-        )
+        raise ValueError(f"{str(path)!r} is not an idx file of bytes in {dimensions} dimensions; download it again")
     shape = np.frombuffer(content, ">u4", count=dimensions, offset=4).astype(np.int64)
     if len(content) - start != shape.prod():
         raise ValueError(
@@ -119,8 +115,9 @@ def _download(name: str, root: Path) -> None:
     try:
         getattr(datasets, TORCHVISION[name])(root, download=True)
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{name} is not in {str(root)!r} and could not be downloaded ({error});"
+            f"{name} is not in {str(root)!r} and could not be downloaded ({reason});"
             " name the folder that holds its files with --data-dir"
         ) from None
 
@@ -131,13 +128,9 @@ def _cifar(root: Path) -> Labelled:
     if not (root / "cifar-10-batches-py").is_dir():
         _download("cifar10", root)
     try:
-        parts = [
-            CIFAR10(root, train=train) for train in (True, False)
-        ]  # checks the MD5 of every file it reads
+        parts = [CIFAR10(root, train=train) for train in (True, False)]  # checks the MD5 of every file it reads
     except RuntimeError as error:
-        raise ValueError(
-            f"cifar10 in {str(root)!r} is damaged ({error}); remove it to download it again"
-        ) from None
+        raise ValueError(f"cifar10 in {str(root)!r} is damaged ({error}); remove it to download it again") from None
     images_NHWC = np.concatenate([part.data for part in parts])
     targets_N = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
     return Labelled(images_NHWC.transpose(0, 3, 1, 2), targets_N, list(parts[0].classes), len(parts[0].data))

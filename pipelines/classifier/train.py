@@ -17,8 +17,8 @@ BIN_COUNT = 15
 
 def loss(network: nn.Module, batch: Batch) -> Tensor:
     """Computes the mean cross entropy with the batch's label smoothing."""
-    logits_BK = network(batch.images_BCHW)
-    return F.cross_entropy(logits_BK.float(), batch.targets_B, label_smoothing=batch.smoothing)
+    logits_BK = network(batch.images)
+    return F.cross_entropy(logits_BK.float(), batch.targets, label_smoothing=batch.smoothing)
 
 
 def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -28,8 +28,8 @@ def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     number correct, count).
     """
     with torch.no_grad():
-        logits_BK = network(batch.images_BCHW).double()
-    targets_B = batch.targets_B
+        logits_BK = network(batch.images).double()
+    targets_B = batch.targets
     class_count = logits_BK.shape[1]
     confidence_B, predicted_B = logits_BK.softmax(1).max(1)
     correct_B = predicted_B == targets_B
