@@ -35,8 +35,10 @@ class Draw:
 class Split(Protocol):
     """Examples of one split, whole in memory, from which the loop takes batches by index."""
 
-    lengths: Tensor | None
-    """Tokens per example [N], so that a batch holds texts of like length; None where all are alike."""
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens per example [N], so that a batch holds texts of like length; None where all are alike."""
+        ...
 
     def __len__(self) -> int:
         """How many examples there are."""

@@ -1,12 +1,13 @@
-"""The article's five points."""
+"""The article's five points. Shapes: N points, B of a batch."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .config import Config
 from pipelines.examples import Data, Draw, digest
+
+from .config import Config
 
 X = [0.5, 0.6, 0.7, 0.8, 0.9]
 Y = [0.4, 0.7, 0.8, 0.9, 1.0]
@@ -14,7 +15,7 @@ Y = [0.4, 0.7, 0.8, 0.9, 1.0]
 
 @dataclass
 class Points:
-    """Points (x, y), each [N, 1]."""
+    """Points (x, y), whole in memory, each [N, 1]."""
 
     x: Tensor
     y: Tensor

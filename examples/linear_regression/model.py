@@ -1,14 +1,16 @@
-"""y = w x + b."""
+"""y = w x + b. Shapes: B inputs."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .config import Config
 from pipelines.examples import Data
+
+from .config import Config
 
 
 class Model:
@@ -23,7 +25,7 @@ class Model:
         """Makes a line with random weight and bias."""
         return cls(nn.Linear(1, 1))
 
-    def to(self, device: torch.device) -> "Model":
+    def to(self, device: torch.device | str) -> "Model":
         """Moves the line to a device."""
         self.network.to(device)
         return self
@@ -32,13 +34,14 @@ class Model:
         """Gives two valid inputs."""
         return [0.5, 0.9]
 
-    def predict(self, inputs: list[float]) -> list[float | ValueError]:
-        """Gives y for each x; a ValueError in place of a y whose x is not finite."""
-        x_B1 = torch.tensor(inputs, dtype=torch.float32)[:, None]
+    def predict(self, inputs: list) -> list[float | ValueError]:
+        """Gives y for each x; a ValueError in place of a y whose x is no finite number."""
+        good = [isinstance(x, int | float) and math.isfinite(x) for x in inputs]
+        x_B1 = torch.tensor([x if ok else 0.0 for x, ok in zip(inputs, good, strict=True)]).float()[:, None]
         with torch.inference_mode():
-            y_B = self.network(x_B1)[:, 0].tolist()
-        finite = x_B1[:, 0].isfinite().tolist()
-        return [y if ok else ValueError(f"x is {x}; it must be finite") for x, y, ok in zip(inputs, y_B, finite, strict=True)]
+            y_B = self.network(x_B1.to(self.network.weight.device))[:, 0].tolist()
+        answers = zip(inputs, y_B, good, strict=True)
+        return [y if ok else ValueError(f"x is {x!r}; it must be a finite number") for x, y, ok in answers]
 
     def save(self, folder: Path) -> None:
         """Writes the weights."""
@@ -46,8 +49,8 @@ class Model:
         (folder / "config.json").write_text(json.dumps({"inputs": 1}))
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "Model":
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Model":
         """Reads the weights."""
         model = cls(nn.Linear(1, 1))
         model.network.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.to(torch.device(device))
+        return model.to(device)

@@ -1,4 +1,4 @@
-"""Mean squared error."""
+"""Mean squared error. Shapes: B points of a batch."""
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def measure(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Sums squared errors and counts points."""
     x_B1, y_B1 = batch
-    errors_B1 = (network(x_B1) - y_B1).double() ** 2
-    return {"squared": errors_B1.sum(), "count": torch.tensor(float(len(x_B1)), dtype=torch.float64)}
+    errors_B1 = (network(x_B1) - y_B1).double()
+    return {"squared": (errors_B1**2).sum(), "count": torch.tensor(float(len(x_B1)), device=x_B1.device).double()}
 
 
 def metrics(sums: dict[str, Tensor]) -> dict[str, float]:
