@@ -141,6 +141,7 @@ class Client:
         config = json.loads(json.dumps(SERVICE_CONFIG))
         config["methodConfig"][0]["waitForReady"] = wait_for_ready
         options = [("grpc.service_config", json.dumps(config)), ("grpc.max_receive_message_length", -1)]
+        options.append(("grpc.use_local_subchannel_pool", 1))  # else clients of one address share a connection
         self.address = address
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=options)

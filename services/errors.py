@@ -1,4 +1,4 @@
-"""What can go wrong with a call, in the words of the domain: nothing here knows gRPC (status.py does the mapping).
+"""What can go wrong with a call, in the words of the domain.
 
     ServiceError
     ├── BadInput            the caller sent something wrong, in the fields it names
@@ -8,6 +8,8 @@
     ├── TooLate             the deadline has passed, or is nearer than the work is long
     ├── Unavailable         starting, draining, or no model yet
     └── Failure             a mistake of ours: the caller learns a request id, the log learns the rest
+
+Nothing here knows gRPC; status.py does the mapping.
 """
 
 import uuid

@@ -40,7 +40,6 @@ class MetricsServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Answers one connection; a slow one is dropped."""
 
-    server: MetricsServer
     timeout = 5
 
     def do_GET(self) -> None:
@@ -48,6 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND, explain="only /metrics is here")
             return
+        assert isinstance(self.server, MetricsServer)
         body = scrape(self.server.folder)
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", CONTENT_TYPE_LATEST)

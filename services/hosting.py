@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -109,9 +109,9 @@ def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float)
 def await_health(target: str) -> None:
     """Returns when health says SERVING over gRPC; raises ValueError when it does not in time."""
     with grpc.insecure_channel(target) as channel:
-        request = health_pb2.HealthCheckRequest()
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True, timeout=HEALTH_TIMEOUT_S)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=HEALTH_TIMEOUT_S)
         except grpc.RpcError:
             reply = health_pb2.HealthCheckResponse()
     if reply.status != health_pb2.HealthCheckResponse.SERVING:

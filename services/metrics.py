@@ -53,9 +53,7 @@ COMPUTE_SECONDS = Metric(
     "eagerly_compute_duration_seconds", "histogram", ("service",), "Time the model took for a batch.", _SECONDS
 )
 BATCH_SIZE = Metric("eagerly_batch_size", "histogram", ("service",), "Items computed together.", _ITEMS)
-IN_FLIGHT = Metric(
-    "eagerly_in_flight_requests", "gauge_livesum", ("service", "method"), "Calls being worked on now."
-)
+IN_FLIGHT = Metric("eagerly_in_flight_requests", "gauge_livesum", ("service", "method"), "Calls being worked on now.")
 MODEL_INFO = Metric(
     "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
 )

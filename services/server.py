@@ -28,7 +28,7 @@ class Server:
         self._figures = Metrics(metrics_folder)
         self._metrics_folder = metrics_folder
         self._metrics_server: MetricsServer | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._rpcs = [Rpc(loaded, options, self._figures) for loaded in models]
         self._server = aio.server(options=_arguments(options))
         self._register()

@@ -93,6 +93,11 @@ def _recommender() -> Any:
     return model.Model.create(Config(), data.load(Config()))
 
 
+def trailers(call: Any) -> dict[str, Any]:
+    """The trailing metadata of a call, or of the error that ended it."""
+    return dict(call.trailing_metadata() or ())
+
+
 class Gate:
     """A sentiment model that answers once its gate is open, and fails on the word that it is told to fail on."""
 

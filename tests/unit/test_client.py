@@ -13,9 +13,11 @@ from eagerly.client import CallError, Client, Query, Raw
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with endpoints.serving(list(endpoints.real_models()), tmp_path_factory.mktemp("metrics")) as running:
-        with Client(running.address) as opened:
-            yield opened
+    with (
+        endpoints.serving(list(endpoints.real_models()), tmp_path_factory.mktemp("metrics")) as running,
+        Client(running.address) as opened,
+    ):
+        yield opened
 
 
 def test_images_are_labelled_with_as_many_labels_as_asked_for(client: Client):
@@ -78,9 +80,9 @@ def test_a_call_to_nobody_ends_at_its_deadline():
 
 
 def test_a_client_that_does_not_wait_says_unavailable():
-    with Client(f"127.0.0.1:{free_port()}", timeout_s=10, wait_for_ready=False) as client:
-        with pytest.raises(CallError, match="UNAVAILABLE"):
-            client.analyze(["anybody?"])
+    client = Client(f"127.0.0.1:{free_port()}", timeout_s=10, wait_for_ready=False)
+    with client, pytest.raises(CallError, match="UNAVAILABLE"):
+        client.analyze(["anybody?"])
 
 
 def test_a_client_waits_for_a_server_that_starts_late(tmp_path: Path):

@@ -31,8 +31,8 @@ sys.stdin.read()
 
 def read(text: bytes) -> dict[tuple[str, ...], float]:
     """Samples by name and label values."""
-    families = text_string_to_metric_families(text.decode())
-    return {(one.name, *(one.labels[key] for key in sorted(one.labels))): one.value for f in families for one in f.samples}
+    samples = [sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples]
+    return {(one.name, *(one.labels[key] for key in sorted(one.labels))): one.value for one in samples}
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_every_metric_is_there_after_one_call_with_the_labels_of_the_table(tmp_p
     families = {family.name: family for family in text_string_to_metric_families(text)}
     for metric in metrics.TABLE:
         family = families[metric.name.removesuffix("_total")]
-        assert {tuple(sorted(set(sample.labels) - {"le"})) for sample in family.samples} == {tuple(sorted(metric.labels))}
+        assert all(set(sample.labels) - {"le"} == set(metric.labels) for sample in family.samples)
+        assert family.samples
     figures = read(text.encode())
     assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 1
     assert figures["eagerly_items_total", "OK", "Analyze", "sentiment"] == 1
@@ -75,8 +76,8 @@ def test_no_label_takes_a_value_from_a_caller(tmp_path: Path):
             with pytest.raises(CallError):
                 client.analyze([])
         figures = read(urllib.request.urlopen(endpoint.metrics).read())
-    counted = {key: value for key, value in figures.items() if key[0] in ("eagerly_requests_total", "eagerly_items_total")}
-    assert counted == {
+    counters = ("eagerly_requests_total", "eagerly_items_total")
+    assert {key: value for key, value in figures.items() if key[0] in counters} == {
         ("eagerly_requests_total", "OK", "Analyze", "sentiment"): 50,
         ("eagerly_requests_total", "INVALID_ARGUMENT", "Analyze", "sentiment"): 1,
         ("eagerly_items_total", "OK", "Analyze", "sentiment"): 50,

@@ -21,9 +21,11 @@ TASKS = ("classifier", "sentiment", "recommender")
 def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     """A channel to all three services with real models."""
     folder = tmp_path_factory.mktemp("metrics")
-    with endpoints.serving(list(endpoints.real_models()), folder, max_items=8, max_message_bytes=100_000) as running:
-        with grpc.insecure_channel(running.address) as opened:
-            yield opened
+    with (
+        endpoints.serving(list(endpoints.real_models()), folder, max_items=8, max_message_bytes=100_000) as running,
+        grpc.insecure_channel(running.address) as opened,
+    ):
+        yield opened
 
 
 def call(channel: grpc.Channel, task: str, body: bytes) -> Any:
@@ -37,7 +39,7 @@ def refused(channel: grpc.Channel, task: str, body: bytes) -> status_pb2.Status:
     """The status that a whole call is refused with."""
     with pytest.raises(grpc.RpcError) as error:
         call(channel, task, body)
-    details = dict(error.value.trailing_metadata() or ()).get("grpc-status-details-bin")
+    details = endpoints.trailers(error.value).get("grpc-status-details-bin")
     if details is None:
         return status_pb2.Status(code=error.value.code().value[0], message=error.value.details())
     return status_pb2.Status.FromString(details)
@@ -89,7 +91,9 @@ def test_text_that_is_not_utf8_is_invalid_argument(channel: grpc.Channel):
     assert refused(channel, "recommender", b"\x0a\x04\x0a\x02\xff\xfe").code == code_pb2.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize(("task", "items"), [("classifier", "images"), ("sentiment", "texts"), ("recommender", "queries")])
+@pytest.mark.parametrize(
+    ("task", "items"), [("classifier", "images"), ("sentiment", "texts"), ("recommender", "queries")]
+)
 def test_a_call_without_items_is_invalid_argument(channel: grpc.Channel, task: str, items: str):
     assert field(refused(channel, task, b"")) == items
 
