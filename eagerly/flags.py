@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -29,15 +30,18 @@ def parse(kind: type[Flags], words: Sequence[str], program: str, default: Flags 
 
 
 def _sentence(box: str, program: str) -> str:
-    """Takes the message out of the frame that the parser draws around it, and its suggestion."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    """Takes the message out of what the parser lays out, framed or plain, and its suggestion."""
     sections: list[list[str]] = [[]]
-    for line in lines:
-        if line.startswith("──"):
+    for line in box.splitlines():
+        text = line.strip("│╭╮╰╯─- ").strip()
+        if text and not line.startswith("╭"):
+            sections[-1].append(line.strip("│ "))
+        elif set(line.strip("│ ")) & set("─-"):
             sections.append([])
-        else:
-            sections[-1].append(line)
-    message = " ".join(sections[0]).removeprefix("Error parsing config: ").rstrip(".")
+    sections = [section for section in sections if section]
+    if "╭" not in box:
+        sections = sections[1:]  # the plain layout puts the frame's title on a line of its own
+    message = re.sub(r"^Error parsing (?:\w+: )?", "", " ".join(sections[0])).rstrip(".")
     hints = [line.split()[0] for section in sections[1:] for line in section if line.startswith("--")]
     perhaps = f"; perhaps {hints[0]}" if hints and "Perhaps" in box else ""
     return f"{message[:1].lower()}{message[1:]}{perhaps}; see `{program} --help`"

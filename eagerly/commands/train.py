@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,8 @@ HELP = f"""usage: eagerly train TASK [flags]
 
 TASK is one of {", ".join(tasks.TASKS)}, `all`, or the folder of a task of your own with
 {", ".join(tasks.FILES)}. `eagerly train TASK --help` shows the task's flags.
-`eagerly train --resume RUN_DIR` continues a run with the settings it was started with."""
+`eagerly train --resume RUN_DIR` continues a run with the settings it was started with.
+`torchrun --nproc-per-node 2 -m eagerly train TASK [flags]` trains in torchrun's processes, without Ray."""
 Config = TypeVar("Config", bound=Settings)
 
 
@@ -31,7 +32,7 @@ def main(words: list[str]) -> int:
 
 def train(launch: Launch, planned: list[Run]) -> int:
     """Trains runs, shows progress from the first second, and prints what came of them; returns the exit code."""
-    work = _local if launch.local else _through_ray
+    work = _local if launch.local or "RANK" in os.environ else _through_ray
     if _rank() > 0:
         work(planned, launch)
         return 0
@@ -77,15 +78,9 @@ def _parse(word: str, words: list[str], default: Settings | None = None) -> tupl
     """Reads a task's own flags and those of every run, in one flat set."""
     task = tasks.find(word)
     kind = task.config.Config
-
-    @dataclass(frozen=True)
-    class Flags:
-        config: kind  # type: ignore[valid-type]
-        launch: Launch
-
-    program = f"eagerly train {word}"
-    given = Flags(default or kind(), Launch())
-    parsed: Any = flags.parse(Flags, words, program, given)
+    both = make_dataclass("Flags", [("config", kind), ("launch", Launch)], frozen=True)
+    both.__doc__ = f"Trains {word}."
+    parsed: Any = flags.parse(both, words, f"eagerly train {word}", both(default or kind(), Launch()))
     return parsed.config, parsed.launch
 
 
@@ -108,6 +103,9 @@ def _local(planned: list[Run], launch: Launch) -> None:
 def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
 
+    for run in planned:
+        if run.config != run.task.config.Config():
+            run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
     ray_launch.start_ray(launch)
     ray_launch.train(planned, launch)
 
