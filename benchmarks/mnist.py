@@ -40,14 +40,16 @@ def main() -> None:
     """Runs one of the two benchmarks and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("accuracy", "time"))
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds: 0, 1, ...")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them, to run them one at a time")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    first = arguments.first_seed
     with tempfile.TemporaryDirectory() as scratch:
         data_dir = unpack(Path(os.environ.get("EAGERLY_TEST_DATA", "../shared/data")) / "mnist", Path(scratch))
         table = accuracy if arguments.what == "accuracy" else race
-        table(data_dir, Path(scratch), arguments.seeds, arguments.threads)
+        table(data_dir, Path(scratch), range(first, first + arguments.seeds), arguments.threads)
 
 
 def unpack(source: Path, scratch: Path) -> Path:
@@ -59,12 +61,12 @@ def unpack(source: Path, scratch: Path) -> Path:
     return scratch
 
 
-def accuracy(data_dir: Path, scratch: Path, seeds: int, threads: int) -> None:
+def accuracy(data_dir: Path, scratch: Path, seeds: range, threads: int) -> None:
     """Trains the default recipe with each seed and prints test accuracies and their mean."""
     task, place = tasks.find("classifier"), loop.Place(threads=threads)
     print("| seed | test accuracy | macro F1 | log loss | calibration error | seconds |\n|---|---|---|---|---|---|")
     accuracies = []
-    for seed in range(seeds):
+    for seed in seeds:
         config = Config(dataset="mnist", data_dir=str(data_dir), seed=seed)
         started = time.perf_counter()
         found = loop.run(task, config, scratch / f"run-{seed}", place)
@@ -75,12 +77,12 @@ def accuracy(data_dir: Path, scratch: Path, seeds: int, threads: int) -> None:
     print(f"| mean | {statistics.mean(accuracies):.4f} | | | | |")
 
 
-def race(data_dir: Path, scratch: Path, seeds: int, threads: int) -> None:
+def race(data_dir: Path, scratch: Path, seeds: range, threads: int) -> None:
     """Times both loops with each seed and prints seconds and the median of their ratios."""
     print("| seed | article's loop | its accuracy | epochs | eagerly | its accuracy | epochs | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = []
-    for seed in range(seeds):
+    for seed in seeds:
         ours, ours_reached, ours_epochs = eagerly(data_dir, scratch / f"run-{seed}", seed, threads)
         theirs, theirs_reached, theirs_epochs = article(data_dir, seed)
         ratios.append(ours / theirs if ours_reached >= TARGET else float("inf"))

@@ -18,7 +18,7 @@ class Config(Settings):
     data: str = ""
     """Folder with one subfolder of PNG or JPEG images per class; takes the place of --dataset."""
     data_dir: str = ""
-    """Folder where the built-in sets are, or are downloaded to; empty is `datasets` under EAGERLY_HOME."""
+    """Folder where the built-in sets are, or are downloaded to; empty is `datasets` in EAGERLY_HOME or ~/.eagerly."""
     arch: str = "convnet"
     """Network: convnet, article, or the name of a torchvision classifier such as resnet18."""
     pretrained: str = ""

@@ -57,15 +57,16 @@ def convnet(shape: tuple[int, int, int], class_count: int, dropout: float) -> nn
     colours, height, width = shape
     first_stride = 2 if min(height, width) > 16 else 1
     widths = (24, 48, 96)
-    map_size = [min(4, math.ceil(side / (first_stride * 4))) for side in (height, width)]
+    map_size = [math.ceil(side / (first_stride * 4)) for side in (height, width)]
+    pooled_size = (min(4, map_size[0]), min(4, map_size[1]))
     return nn.Sequential(
         *_block(colours, widths[0], kernel_size=5, stride=first_stride),
         *_block(widths[0], widths[1], kernel_size=3, stride=2),
         *_block(widths[1], widths[2], kernel_size=3, stride=2),
-        nn.AdaptiveAvgPool2d((map_size[0], map_size[1])),
+        nn.AdaptiveAvgPool2d(pooled_size) if max(map_size) > 4 else nn.Identity(),
+        nn.Dropout2d(dropout),  # of whole maps: a sixteenth of the draws that single activations need
         nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(widths[2] * map_size[0] * map_size[1], class_count),
+        nn.Linear(widths[2] * pooled_size[0] * pooled_size[1], class_count),
     )
 
 

@@ -44,7 +44,7 @@ def built_in(name: str, data_dir: str) -> Labelled:
     """Reads a built-in set, downloading it where it is absent; raises ValueError when that fails."""
     if name == "digits":
         return _digits()
-    home = os.environ.get("EAGERLY_HOME") or Path.home() / ".cache" / "eagerly"
+    home = os.environ.get("EAGERLY_HOME") or Path.home() / ".eagerly"
     root = Path(data_dir) if data_dir else Path(home) / "datasets"
     if root.exists() and not root.is_dir():
         raise ValueError(f"--data-dir {str(root)!r} is a file; name the folder that holds {name}'s files")
