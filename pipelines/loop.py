@@ -145,6 +145,7 @@ class Worker:
             if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
                 self._log(losses, time.perf_counter() - started)
                 if saving and progress.batch < len(plan):
+                    collectives.average_buffers(self.network, self.place.world)
                     self.save()
                 losses, started = [], time.perf_counter()
 
