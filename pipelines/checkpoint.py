@@ -18,10 +18,12 @@ KEPT = 2
 def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Writes a checkpoint of nested dicts, lists, numbers, strings and tensors, and prunes old ones.
 
-    The one before is kept, and deleted only once a newer one is whole.
+    The one before is kept, and deleted only once a newer one is whole. A step that a resumed run takes again
+    keeps its checkpoint, unless that is the corrupt one it was resumed without.
     """
     place = folder / f"step-{step:09d}"
-    if not place.exists():
+    if not _is_whole(place):
+        shutil.rmtree(place, ignore_errors=True)
         sealed.write(place, lambda rough: _fill(rough, state))
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
@@ -49,6 +51,14 @@ def latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
 
 def _all(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        sealed.verify(place)
+    except sealed.Corrupt:
+        return False
+    return True
 
 
 def _fill(rough: Path, state: dict[str, Any]) -> None:
