@@ -1,0 +1,80 @@
+"""Checkpoints come back as they were, the newest whole one first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import checkpoint
+
+STATE: dict[str, Any] = {
+    "network": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)},
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(2, dtype=torch.bfloat16)}}, "groups": [{"lr": 0.1, "on": True}]},
+    "best": {},
+    "progress": {"best": float("-inf"), "name": "ä/b", "none": None},
+}
+
+
+def test_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path, 3, STATE)
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    state, problems = found
+    assert problems == []
+    assert _plain(state) == _plain(STATE)
+
+
+def test_there_is_no_checkpoint_before_the_first(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint.write(tmp_path, step, {"step": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
+
+
+@pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "MANIFEST.json"])
+def test_a_flipped_byte_falls_back_to_the_one_before_and_says_so(tmp_path: Path, file: str) -> None:
+    checkpoint.write(tmp_path, 5, STATE | {"step": 5})
+    newest = checkpoint.write(tmp_path, 10, STATE | {"step": 10})
+    content = bytearray((newest / file).read_bytes())
+    content[len(content) // 2] ^= 64
+    (newest / file).write_bytes(content)
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found[0]["step"] == 5
+    assert len(found[1]) == 1 and "step-000000010" in found[1][0]
+
+
+def test_a_half_written_checkpoint_is_none(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path, 5, {"step": 5})
+    with pytest.raises(AssertionError, match="/odd is a <class 'object'>"):
+        checkpoint.write(tmp_path, 10, {"odd": object()})
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found == ({"step": 5}, [])
+
+
+def test_no_pickle_is_written(tmp_path: Path) -> None:
+    place = checkpoint.write(tmp_path, 5, STATE)
+    assert {path.suffix for path in place.iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_copy_is_left_alone_by_further_training() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    copy = checkpoint.copy_to_cpu({"weight": weight})
+    with torch.no_grad():
+        weight += 1
+    assert copy["weight"].tolist() == [1, 1]
+    assert not copy["weight"].requires_grad
+
+
+def _plain(value: Any) -> Any:
+    """Makes tensors comparable."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
