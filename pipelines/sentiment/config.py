@@ -1,7 +1,7 @@
 """The flags of the sentiment task; standard library only."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.settings import Settings
 
@@ -14,6 +14,7 @@ ENCODER = {"epochs": 3, "batch_size": 32, "lr": 5e-5, "dropout": 0.1}
 class Config(Settings):
     """How a text classifier learns, from scratch or on top of a pretrained encoder."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "encoder")
     dataset: str = "sample"
     """Built-in data: sample (English film-review sentences and Chinese restaurant reviews)."""
     data: str = ""
@@ -69,6 +70,4 @@ class Config(Settings):
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} is {getattr(self, name)}; the least allowed is {low}")
         if self.text_column == self.label_column:
-            raise ValueError(
-                f"--text-column and --label-column are both {self.text_column!r}; they must differ"
-            )
+            raise ValueError(f"--text-column and --label-column are both {self.text_column!r}; they must differ")

@@ -3,7 +3,7 @@
 Shapes: B texts of a batch, N texts of a split.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipelines.sentiment.reading import Reader, Texts
 
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_FILES = ("sentence-polarity.csv", "asap-zh.csv")
-LEAST_ROWS = 10
+LEAST_TEXTS = 10
 TRAIN, VALID = 0.8, 0.1
 """Shares of the distinct texts; the rest is the test split."""
 
@@ -27,24 +27,24 @@ class Labelled:
     """A split: texts and the numbers of their labels."""
 
     texts: Texts
-    label_N: Tensor
+    targets: Tensor
+    lengths: Tensor | None = field(init=False)
 
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens per text; int64 [N]."""
-        return self.texts.lengths
+    def __post_init__(self) -> None:
+        """Counts the tokens of each text."""
+        self.lengths = self.texts.lengths
 
     def __len__(self) -> int:
         """How many texts there are."""
-        return len(self.label_N)
+        return len(self.targets)
 
     def to(self, device: torch.device) -> "Labelled":
         """Moves the tensors to a device."""
-        return Labelled(self.texts.to(device), self.label_N.to(device))
+        return Labelled(self.texts.to(device), self.targets.to(device))
 
     def batch(self, index_B: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Takes tokens [B, T], n-grams [G], their starts [B] and labels [B]; texts are not augmented."""
-        return *self.texts.batch(index_B), self.label_N[index_B]
+        return *self.texts.batch(index_B), self.targets[index_B]
 
 
 @dataclass
@@ -64,21 +64,19 @@ def load(config: Config) -> LabelledData:
     texts, names = [text[: config.max_characters] for text, _ in rows], [label for _, label in rows]
     labels = sorted(set(names), key=_order)
     name = config.data or config.dataset
-    if len(rows) < LEAST_ROWS:
+    if len(set(texts)) < LEAST_TEXTS:
         raise ValueError(
-            f"{name!r} has {len(rows)} rows; the least that can be split and learned is {LEAST_ROWS}"
+            f"{name!r} has {len(set(texts))} different texts; the least that can be split is {LEAST_TEXTS}"
         )
     if len(labels) < 2:
         raise ValueError(f"every row of {name!r} has the label {labels[0]!r}; at least two labels are needed")
     numbers = {label: number for number, label in enumerate(labels)}
     label_N = torch.tensor([numbers[label] for label in names])
-    train, valid, test = split(texts, config.seed)
-    reader = _reader(config, [texts[row] for row in train])
-    splits = [
-        Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in (train, valid, test)
-    ]
+    parts = split(texts, config.seed)
+    reader = _reader(config, [texts[row] for row in parts[0]])
+    train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
-    return LabelledData(*splits, content, name, labels, reader)
+    return LabelledData(train, valid, test, content, name, labels, reader)
 
 
 def rows_of(config: Config) -> list[tuple[str, str]]:

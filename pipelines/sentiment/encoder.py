@@ -64,9 +64,7 @@ def tokenizer(name: str, max_tokens: int) -> tuple[Tokenizer, int]:
     config = _ask(AutoConfig, name)
     found = getattr(_ask(AutoTokenizer, name), "backend_tokenizer", None)
     if found is None:
-        raise ValueError(
-            f"--encoder {name!r} has no fast tokenizer (tokenizer.json); choose an encoder that has one"
-        )
+        raise ValueError(f"--encoder {name!r} has no fast tokenizer (tokenizer.json); choose an encoder that has one")
     return found, min(max_tokens, getattr(config, "max_position_embeddings", max_tokens))
 
 

@@ -103,9 +103,7 @@ class Model:
         """Writes model.safetensors, config.json, tokenizer.json and ngrams.safetensors."""
         weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
-        (folder / "config.json").write_text(
-            json.dumps(self.settings, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
+        (folder / "config.json").write_text(json.dumps(self.settings, indent=2, ensure_ascii=False), encoding="utf-8")
         self.reader.save(folder)
 
     @classmethod

@@ -30,9 +30,7 @@ class Scratch(nn.Module):
         kept_G = F.dropout(torch.ones_like(grams_G, dtype=self.ngrams.dtype), self.dropout, self.training)
         counts_B = torch.diff(starts_B, append=starts_B.new_tensor([len(grams_G)]))
         scale_B1 = counts_B.clamp(min=1).to(kept_G.dtype).rsqrt()[:, None]
-        linear_BC = (
-            F.embedding_bag(grams_G, self.ngrams, starts_B, mode="sum", per_sample_weights=kept_G) * scale_B1
-        )
+        linear_BC = F.embedding_bag(grams_G, self.ngrams, starts_B, mode="sum", per_sample_weights=kept_G) * scale_B1
         return linear_BC + self.head(F.dropout(self._pool(tokens_BT), self.dropout, self.training))
 
     def _pool(self, tokens_BT: Tensor) -> Tensor:

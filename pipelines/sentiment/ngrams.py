@@ -28,8 +28,7 @@ def extract(text: str) -> NDArray[np.int64]:
     text = unicodedata.normalize("NFKC", text).lower()
     words_W = np.array([zlib.crc32(word.encode()) for word in _WORD.findall(text)], dtype=np.uint64)
     points_W = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    parts = [_hash(words_W, size, 0) for size in WORD_SIZES]
-    parts += [_hash(points_W, size, 64) for size in CHARACTER_SIZES]
+    parts = _hash(words_W, WORD_SIZES, 1) + _hash(points_W, CHARACTER_SIZES, 2)
     return np.unique(np.concatenate(parts).view(np.int64))
 
 
@@ -48,11 +47,13 @@ def find(keys_V: NDArray[np.int64], grams_G: NDArray[np.int64]) -> NDArray[np.in
     return rows_G[keys_V[rows_G] == grams_G]
 
 
-def _hash(units_W: NDArray[np.uint64], size: int, salt: int) -> NDArray[np.uint64]:
-    """Hashes each run of `size` units by multiplying and shifting, all runs at once."""
-    count = max(0, len(units_W) - size + 1)
-    hashes = np.full(count, salt + size, dtype=np.uint64)
-    for offset in range(size):
-        hashes = (hashes ^ units_W[offset : offset + count]) * _FACTOR
+def _hash(units_W: NDArray[np.uint64], sizes: tuple[int, ...], salt: int) -> list[NDArray[np.uint64]]:
+    """Hashes all runs of each size by multiplying and shifting; a longer run goes on from a shorter one's hash."""
+    hashes = np.full(len(units_W), salt, dtype=np.uint64)
+    found = []
+    for size in range(1, max(sizes) + 1):
+        hashes = (hashes[: max(0, len(units_W) - size + 1)] ^ units_W[size - 1 :]) * _FACTOR
         hashes ^= hashes >> _SHIFT
-    return hashes
+        if size in sizes:
+            found.append(hashes)
+    return found

@@ -41,28 +41,26 @@ class Texts:
     """Texts as flat tensors, each text a run that starts where the one before it ends."""
 
     tokens: Tensor
-    token_ends_N: Tensor
+    token_ends: Tensor
     grams: Tensor
-    gram_ends_N: Tensor
+    gram_ends: Tensor
 
     @property
     def lengths(self) -> Tensor:
         """Tokens of each text; int64 [N]."""
-        return self.token_ends_N.diff(prepend=self.token_ends_N.new_zeros(1))
+        return self.token_ends.diff(prepend=self.token_ends.new_zeros(1))
 
     def to(self, device: torch.device) -> "Texts":
         """Moves the tensors to a device."""
-        return Texts(
-            *(part.to(device) for part in (self.tokens, self.token_ends_N, self.grams, self.gram_ends_N))
-        )
+        return Texts(*(part.to(device) for part in (self.tokens, self.token_ends, self.grams, self.gram_ends)))
 
     def batch(self, index_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Takes texts: tokens [B, T], filled up with PADDING; n-grams [G]; where each text's n-grams start [B]."""
-        starts_B, counts_B = _runs(self.token_ends_N, index_B)
+        starts_B, counts_B = _runs(self.token_ends, index_B)
         column_T = torch.arange(int(counts_B.max()), device=index_B.device)
         inside_BT = column_T < counts_B[:, None]
         tokens_BT = self.tokens[(starts_B[:, None] + column_T).clamp(max=len(self.tokens) - 1)].long()
-        starts_B, counts_B = _runs(self.gram_ends_N, index_B)
+        starts_B, counts_B = _runs(self.gram_ends, index_B)
         offsets_B = counts_B.cumsum(0) - counts_B
         place_G = torch.repeat_interleave(starts_B - offsets_B, counts_B)
         place_G = place_G + torch.arange(len(place_G), device=index_B.device)

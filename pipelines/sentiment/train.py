@@ -15,8 +15,10 @@ from pipelines.sentiment.networks import Scratch
 PRIMARY = "accuracy"
 BINS = 15
 SMOOTHING = 0.05
-NEURAL_SHARE = 0.2
-"""Learning rate of token embeddings, convolution and head, as a share of the n-grams' rate."""
+NEURAL = 0.2
+"""Learning rate of token embeddings, convolution and head from scratch, relative to the n-grams' rate."""
+HEAD = 10.0
+"""Learning rate of the head on top of an encoder, relative to the encoder's rate."""
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -28,11 +30,20 @@ def loss(network: nn.Module, batch: Batch) -> Tensor:
 
 
 def groups(network: nn.Module, config: Config) -> list[dict[str, Any]]:
-    """Lets the n-grams' weights learn faster than the neural part, which would only memorise."""
-    if not isinstance(network, Scratch):
-        return [{"params": list(network.parameters())}]
-    neural = [weight for weight in network.parameters() if weight is not network.ngrams]
-    return [{"params": [network.ngrams]}, {"params": neural, "lr": config.lr * NEURAL_SHARE}]
+    """Gives each part its own rate.
+
+    From scratch, n-grams learn faster than the neural part, which would only memorise; on top of an
+    encoder, which knows much already, the new head learns faster.
+    """
+    whole, part, factor = _parts(network)
+    return [{"params": whole}, {"params": part, "lr": config.lr * factor}]
+
+
+def _parts(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], float]:
+    if isinstance(network, Scratch):
+        return [network.ngrams], [weight for weight in network.parameters() if weight is not network.ngrams], NEURAL
+    head = [weight for name, weight in network.named_parameters() if name.startswith("head.")]
+    return [weight for name, weight in network.named_parameters() if not name.startswith("head.")], head, HEAD
 
 
 @torch.no_grad()

@@ -1,0 +1,111 @@
+"""A pretrained encoder under a head, tried with a tiny one of random weights, without network access."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from pipelines import loop, tasks
+from pipelines.sentiment.config import Config
+from pipelines.sentiment.model import Model, Prediction
+
+TEXTS = ["a good day", "bad", "good bad good bad good bad good bad good bad"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as transformers writes it: BERT of one layer, with a tokenizer of a few words."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "a", "day", "text", "is", "number"]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=8, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a model that learned to tell good from bad on top of the tiny encoder."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = "".join(f"text number {number} is {word},{word}\n" for number in range(40) for word in ("good", "bad"))
+    (folder / "a.csv").write_text("text,label\n" + rows)
+    config = Config(data=str(folder / "a.csv"), encoder=str(encoder), epochs=10, lr=1e-2)
+    metrics = loop.run(tasks.find("sentiment"), config, folder / "run", loop.Place())
+    assert metrics["accuracy"] == 1.0
+    return folder / "run" / "artifact"
+
+
+def test_the_artifact_is_all_that_prediction_needs(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "elsewhere")
+    good, bad, _ = Model.load(tmp_path / "elsewhere").predict(TEXTS)
+    assert isinstance(good, Prediction) and isinstance(bad, Prediction)
+    assert (good.labels[0][0], bad.labels[0][0]) == ("good", "bad")
+
+
+def test_a_prediction_does_not_depend_on_the_batch_it_is_in(trained: Path) -> None:
+    model = Model.load(trained)
+    for text, together in zip(TEXTS, model.predict(TEXTS), strict=True):
+        (alone,) = model.predict([text])
+        assert isinstance(alone, Prediction) and isinstance(together, Prediction)
+        assert dict(alone.labels) == pytest.approx(dict(together.labels), abs=1e-5)
+
+
+def test_a_text_longer_than_the_encoder_takes_is_read_by_its_beginning(trained: Path) -> None:
+    model = Model.load(trained)
+    short, long = model.predict(["bad " * 6, "bad " * 6 + "good " * 100])
+    assert isinstance(short, Prediction) and isinstance(long, Prediction)
+    assert dict(short.labels) == pytest.approx(dict(long.labels), abs=1e-6)
+
+
+def test_an_encoder_that_holds_only_a_pickle_is_refused(encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pickled weights such as pytorch_model\.bin are refused"):
+        start(tmp_path / "pickled", tmp_path)
+
+
+def test_a_folder_that_is_no_encoder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"it must be a folder with config\.json") as caught:
+        start(tmp_path / "empty", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_downloaded_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    code = (
+        "from pipelines.sentiment import encoder\n"
+        "try: encoder.tokenizer('nobody/has-this', 8)\n"
+        "except ValueError as problem: print(problem)"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "--encoder 'nobody/has-this' cannot be loaded" in printed and printed.count("\n") == 1
+
+
+def test_the_path_from_scratch_loads_neither_transformers_nor_pyarrow() -> None:
+    code = (
+        "import sys, pipelines.sentiment.model as m; print({'transformers', 'pyarrow', 'sklearn'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"
+
+
+def start(encoder: Path, folder: Path) -> None:
+    """Makes an untrained model on top of an encoder."""
+    (folder / "a.csv").write_text("text,label\n" + "".join(f"text {number},{number % 2}\n" for number in range(20)))
+    config = Config(data=str(folder / "a.csv"), encoder=str(encoder))
+    task = tasks.find("sentiment")
+    task.model.Model.create(config, task.data.load(config))
