@@ -1,7 +1,7 @@
 """The classifier's flags; standard library only."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.settings import Settings
 
@@ -13,6 +13,7 @@ EPOCHS = {"digits": 20, "mnist": 8, "fashion-mnist": 15, "cifar10": 40, "": 30}
 class Config(Settings):
     """How an image classifier learns, and from which images."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "data_dir", "pretrained")
     dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10"] = "digits"
     """Built-in data set; digits (8x8) comes with scikit-learn, the others are downloaded where absent."""
     data: str = ""

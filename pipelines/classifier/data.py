@@ -145,8 +145,10 @@ def _statistics(images_NCHW: np.ndarray) -> tuple[list[float], list[float]]:
     """Finds mean and deviation per colour from counts of the 256 values, so that no float copy is made."""
     means, stds = [], []
     values = np.arange(256)
+    chunks = [images_NCHW[start : start + 512] for start in range(0, len(images_NCHW), 512)]
     for colour in range(images_NCHW.shape[1]):
-        share = np.bincount(images_NCHW[:, colour].ravel(), minlength=256) / images_NCHW[:, colour].size
+        counts = sum(np.bincount(chunk[:, colour].ravel(), minlength=256) for chunk in chunks)
+        share = counts / np.sum(counts)
         means.append(float(share @ values))
         stds.append(float(share @ (values - means[-1]) ** 2) ** 0.5 or 1.0)
     return means, stds
