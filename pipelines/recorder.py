@@ -53,7 +53,7 @@ class Recorder:
         while True:
             last = closed.is_set()
             new = list(reader.new_events())
-            if new and tracker is None:
+            if tracker is None and any(event["event"] == "start" for event in new):
                 tracker = self._start()
             self.events += new
             if tracker is not None:

@@ -38,10 +38,14 @@ def register(
     """Registers a version; returns it and a sentence that says whether it became champion and why.
 
     `promotion` is auto (champion unless its primary test metric is worse than the champion's), always or never.
+    A run whose model was registered already, as before a retry, gets no second version.
     """
     client = _client()
     if not _exists(name):
         client.create_registered_model(name)
+    for known in versions(name):
+        if (known.run_id, known.digest) == (run_id, digest):
+            return known, "registered before"
     tags = {DIGEST: digest, METRICS: json.dumps(metrics), PRIMARY: primary}
     made = client.create_model_version(name, source, run_id=run_id, tags=tags)
     new, old = get(name, int(made.version)), _champion(name)

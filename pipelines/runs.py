@@ -1,12 +1,14 @@
 """Run folders: what a run is about, so that it can be recorded and continued; standard library only."""
 
 import json
+import shutil
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import tasks
+from pipelines.journal import Reader
 from pipelines.settings import Launch, Settings
 from pipelines.tasks import Task
 
@@ -36,9 +38,23 @@ def create(word: str, task: Task, config: Settings, launch: Launch, folder: Path
         raise ValueError(f"{str(folder)!r} holds a run already; `--resume {folder}` continues it")
     folder.mkdir(parents=True, exist_ok=True)
     word = word if word in tasks.TASKS else str(task.folder)
+    config = absolute(config)
     about = {"word": word, "task": task.name, "config": asdict(config), "launch": asdict(launch)}
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return Run(word, task, config, folder)
+
+
+def absolute(config: Settings) -> Settings:
+    """Makes the paths of a configuration absolute, where there is something at them."""
+    found = {name: Path(value) for name in config.PATHS if (value := getattr(config, name, ""))}
+    return replace(config, **{name: str(path.resolve()) for name, path in found.items() if path.exists()})
+
+
+def discard(runs: list[Run]) -> None:
+    """Removes the folders of runs that were refused before they took a step, as for data that cannot be read."""
+    for run in runs:
+        if not any(event["event"] == "start" for event in Reader(run.folder).new_events()):
+            shutil.rmtree(run.folder)
 
 
 def join(word: str, task: Task, config: Settings, launch: Launch, folder: Path | None = None) -> Run:
@@ -48,14 +64,24 @@ def join(word: str, task: Task, config: Settings, launch: Launch, folder: Path |
 
 def reopen(folder: Path) -> Run:
     """Opens an earlier run to continue it. Raises ValueError when the folder holds none."""
+    about = _about(folder)
+    task = tasks.find(about["word"])
+    return Run(about["word"], task, _config(task, about["config"], folder), folder.resolve())
+
+
+def launched(folder: Path) -> Launch:
+    """Says where an earlier run happened. Raises ValueError when the folder holds none."""
+    known = {field.name for field in fields(Launch)}
+    return Launch(**{key: value for key, value in _about(folder)["launch"].items() if key in known})
+
+
+def _about(folder: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{str(folder)!r} holds no run: there is no {ABOUT} in it") from None
     except ValueError as problem:
         raise ValueError(f"{str(folder / ABOUT)!r} is damaged: {problem}") from problem
-    task = tasks.find(about["word"])
-    return Run(about["word"], task, _config(task, about["config"], folder), folder.resolve())
 
 
 def check_same(run: Run, task: Task, config: Settings) -> None:

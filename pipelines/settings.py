@@ -1,13 +1,15 @@
 """The flags that every task has; standard library only."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a model learns; every task's Config extends this and sets its own defaults."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("data",)
+    """Fields that name files or folders; made absolute, so that workers with other working folders find them."""
     epochs: int = 10
     """Passes over the training split."""
     batch_size: int = 64

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ class Running:
     """host:port of gRPC."""
     metrics: str
     """URL of the metrics."""
+    metrics_folder: Path
+    """Where the replicas of this node keep their figures."""
     models: "list[Stored]"
     """What it serves."""
 
@@ -115,9 +118,9 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
         found = models if champions is None else champions.wait()
         assert found is not None
         options = _options(args, port, metrics_port)
-        stack.enter_context(hosting.deployed(options, found, args.replicas, cpus=0 if local else 1))
+        folder = stack.enter_context(hosting.deployed(options, found, args.replicas, cpus=0 if local else 1))
         host = f"[{args.host}]" if ":" in args.host else args.host
-        yield Running(f"{host}:{port}", f"http://{host}:{metrics_port}/metrics", found)
+        yield Running(f"{host}:{port}", f"http://{host}:{metrics_port}/metrics", folder, found)
 
 
 def _options(args: Serve, port: int, metrics_port: int) -> "Options":

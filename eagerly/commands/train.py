@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +41,11 @@ def train(launch: Launch, planned: list[Run]) -> int:
         recorder = recording.Recording(folders)
         try:
             work(planned, launch)
-        except BaseException:
+        except BaseException as problem:
             display.say("stopping")
             recorder.abandon()
+            if isinstance(problem, ValueError):
+                runs.discard(planned)
             raise
         display.say("registering")
         try:
@@ -74,13 +76,14 @@ def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
     ]
 
 
-def _parse(word: str, words: list[str], default: Settings | None = None) -> tuple[Settings, Launch]:
-    """Reads a task's own flags and those of every run, in one flat set."""
+def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None = None) -> tuple[Settings, Launch]:
+    """Reads a task's own flags and those of every run, in one flat set; `default` replaces their defaults."""
     task = tasks.find(word)
     kind = task.config.Config
     both = make_dataclass("Flags", [("config", kind), ("launch", Launch)], frozen=True)
     both.__doc__ = f"Trains {word}."
-    parsed: Any = flags.parse(both, words, f"eagerly train {word}", both(default or kind(), Launch()))
+    given = None if default is None else both(*default)
+    parsed: Any = flags.parse(both, words, f"eagerly train {word}", given)
     return parsed.config, parsed.launch
 
 
@@ -89,8 +92,9 @@ def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
     folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
     run = runs.reopen(Path(folder))
     task = tasks.find(word) if word else run.task
-    config, launch = _parse(word or run.word, words, run.config if task == run.task else None)
-    runs.check_same(run, task, config)
+    before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder))
+    config, launch = _parse(word or run.word, words, (run.config, before) if task == run.task else None)
+    runs.check_same(run, task, runs.absolute(config))
     return launch, [run]
 
 

@@ -1,7 +1,7 @@
 """The recommender's flags; standard library only."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.settings import Settings
 
@@ -10,10 +10,14 @@ from pipelines.settings import Settings
 class Config(Settings):
     """How the recommender learns."""
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 256
     lr: float = 3e-3
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
+    weight_decay: float = 1.0
+    dropout: float = 0.3
     schedule: Literal["constant", "onecycle", "cosine"] = "onecycle"
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "ratings", "items")
     dataset: str = "sample"
     """Built-in data set: sample, a dense part of goodbooks-10k."""
     data: str = ""
@@ -28,7 +32,7 @@ class Config(Settings):
     """Length of the item and user vectors."""
     buckets: int = 16384
     """Rows of the table that words of titles, authors and genres are hashed into."""
-    item_dropout: float = 0.1
+    item_dropout: float = 0.2
     """Share of items that a step knows by their text alone, so that new items can be ranked."""
 
     def __post_init__(self) -> None:
