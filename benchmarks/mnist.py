@@ -13,6 +13,7 @@ import argparse
 import gzip
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -109,6 +110,7 @@ def eagerly(data_dir: Path, run_dir: Path, seed: int, threads: int) -> Timed:
             worker.train_epoch()
         worker.finish_epoch()
         reached = task.train.metrics(worker.evaluate(worker.data.test))["accuracy"]
+        _note("eagerly", worker.progress.epoch, clock, reached)
     return clock.seconds, reached, worker.progress.epoch
 
 
@@ -132,6 +134,7 @@ def article(data_dir: Path, seed: int) -> Timed:
                 optimizer.step()
         epoch += 1
         reached = _accuracy(model, *test)
+        _note("article", epoch, clock, reached)
     return clock.seconds, reached, epoch
 
 
@@ -143,6 +146,10 @@ def _accuracy(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tenso
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in images.split(1000)])
     return float((predicted == labels).double().mean())
+
+
+def _note(whose: str, epoch: int, clock: "Clock", reached: float) -> None:
+    print(f"{whose}: epoch {epoch}, {clock.seconds:.1f} s, test accuracy {reached:.4f}", file=sys.stderr, flush=True)
 
 
 class Clock:
