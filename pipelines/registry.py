@@ -37,7 +37,7 @@ def register(
 ) -> tuple[Version, str]:
     """Registers a version; returns it and a sentence that says whether it became champion and why.
 
-    `promotion` is auto (champion unless its primary test metric is worse than the champion's), always or never.
+    `promotion` is gate (champion unless its primary test metric is worse than the champion's), always or never.
     A run whose model was registered already, as before a retry, gets no second version.
     """
     client = _client()

@@ -69,8 +69,8 @@ class Launch:
     """Folder of the run's checkpoints, journal and artifact; empty makes one under runs/."""
     resume: str = ""
     """Folder of an earlier run to continue."""
-    promote: Literal["auto", "always", "never"] = "auto"
-    """Whether the new version becomes champion: auto when its primary test metric is no worse."""
+    promote: Literal["gate", "always", "never"] = "gate"
+    """Whether the new version becomes champion; gate: if its primary test metric is no worse than the champion's."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
