@@ -29,13 +29,15 @@ class Run:
 def create(word: str, task: Task, config: Settings, launch: Launch, folder: Path | None = None) -> Run:
     """Makes a run folder, by default runs/TASK-DATE-TIME in the working folder.
 
-    Raises ValueError when the folder holds a run already.
+    Raises ValueError when the folder holds a run already, or anything else: it is the run's alone.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = folder or _free(Path("runs") / f"{task.name}-{stamp}")
     folder = folder.resolve()
     if (folder / ABOUT).exists():
         raise ValueError(f"{str(folder)!r} holds a run already; `--resume {folder}` continues it")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--run-dir {str(folder)!r} is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     word = word if word in tasks.TASKS else str(task.folder)
     config = absolute(config)
