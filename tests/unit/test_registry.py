@@ -1,0 +1,124 @@
+"""Versions and the champion, in a real MLflow store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipelines import artifact, registry, tracking
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> "Any":
+    """A store with one run, whose artifact every version below is made of."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.chdir(folder)
+        tracker = tracking.Tracker("classifier", "run")
+        digest = artifact.write(folder / "artifact", "classifier", _save)
+        source = tracker.finish({}, folder / "artifact")
+        yield {"source": source, "run_id": tracker.run_id, "digest": digest, "folder": folder}
+
+
+def _save(folder: Path) -> None:
+    save_file({"weight": torch.ones(3)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"labels": []}))
+
+
+def _register(
+    store: Any, name: str, accuracy: float, promotion: str = "gate", run_id: str = ""
+) -> tuple[registry.Version, str]:
+    import mlflow
+
+    run_id = run_id or mlflow.MlflowClient(tracking.uri()).create_run("0").info.run_id
+    metrics = {"accuracy": accuracy, "loss": 1 - accuracy}
+    return registry.register(name, store["source"], run_id, store["digest"], metrics, "accuracy", promotion)
+
+
+def test_the_first_version_becomes_champion(store: Any) -> None:
+    version, reason = _register(store, "first", 0.5)
+    assert (version.version, version.champion, version.digest) == (1, True, store["digest"])
+    assert version.metrics == {"accuracy": 0.5, "loss": 0.5}
+    assert reason == "champion, as there was none"
+    assert registry.champion("first") == version
+    assert "first" in registry.names()
+
+
+def test_the_champion_moves_only_to_a_version_that_is_no_worse(store: Any) -> None:
+    _register(store, "moves", 0.9)
+    worse, reason = _register(store, "moves", 0.8)
+    assert not worse.champion
+    assert (
+        reason
+        == "not champion: accuracy 0.8000 against 0.9000 of version 1; `eagerly models promote moves 2` overrules"
+    )
+    same, reason = _register(store, "moves", 0.9)
+    assert same.champion and reason == "champion: accuracy 0.9000 against 0.9000 of version 1"
+    assert registry.champion("moves").version == 3
+    assert [version.champion for version in registry.versions("moves")] == [True, False, False]
+
+
+def test_a_metric_that_is_no_number_does_not_become_champion(store: Any) -> None:
+    _register(store, "nan", 0.1)
+    version, _ = _register(store, "nan", float("nan"))
+    assert not version.champion
+
+
+def test_promotion_can_be_forced_or_forbidden(store: Any) -> None:
+    never, reason = _register(store, "forced", 0.9, "never")
+    assert not never.champion and "--promote never" in reason
+    with pytest.raises(
+        ValueError, match=r"no champion for forced in sqlite:.*; `eagerly train forced` trains and registers one"
+    ):
+        registry.champion("forced")
+    assert _register(store, "forced", 0.8)[0].champion
+    always, reason = _register(store, "forced", 0.1, "always")
+    assert always.champion and "in place of version 2" in reason
+
+
+def test_promote_and_rollback_go_back_step_by_step(store: Any) -> None:
+    for accuracy in (0.1, 0.2, 0.3):
+        _register(store, "back", accuracy)
+    assert registry.promote("back", 1).champion
+    assert [registry.rollback("back").version for _ in range(3)] == [3, 2, 1]
+    with pytest.raises(
+        ValueError, match="back has no earlier champion; `eagerly models promote back VERSION` picks one"
+    ):
+        registry.rollback("back")
+    assert registry.champion("back").version == 1
+
+
+def test_promoting_the_champion_changes_nothing(store: Any) -> None:
+    _register(store, "again", 0.1)
+    registry.promote("again", 1)
+    with pytest.raises(ValueError, match="no earlier champion"):
+        registry.rollback("again")
+
+
+def test_an_unknown_version_or_model_names_those_there_are(store: Any) -> None:
+    _register(store, "known", 0.1)
+    with pytest.raises(ValueError, match="known has no version 9; it has 1"):
+        registry.promote("known", 9)
+    with pytest.raises(ValueError, match=r"no model 'unknown' in sqlite:.*; there are: .*known"):
+        registry.get("unknown", 1)
+    assert registry.versions("unknown") == []
+
+
+def test_a_run_that_is_registered_again_makes_no_second_version(store: Any) -> None:
+    first, _ = _register(store, "once", 0.1, run_id=store["run_id"])
+    again, reason = _register(store, "once", 0.1, run_id=store["run_id"])
+    assert again == first
+    assert reason == "registered before"
+
+
+def test_a_download_is_the_artifact_that_was_registered(store: Any, tmp_path: Path) -> None:
+    version, _ = _register(store, "download", 0.1)
+    registry.download(version, tmp_path / "models" / "one")
+    assert artifact.verify(tmp_path / "models" / "one") == version.digest
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["one"]
