@@ -55,7 +55,7 @@ def train(runs: list[Run], launch: Launch) -> None:
     threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.workers)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"runs": words, "threads": threads, "gpu": launch.gpu},
+        train_loop_config={"runs": words, "threads": threads, "gpu": launch.gpu, "save": launch.checkpoint_steps},
         scaling_config=ScalingConfig(num_workers=launch.workers, use_gpu=launch.gpu),
         run_config=RunConfig(name="ray", storage_path=str(runs[0].folder)),
     )
@@ -87,7 +87,7 @@ def _work(settings: dict[str, Any]) -> None:
         run = runs.reopen(Path(folder))
         journal = Journal(run.folder)
         try:
-            loop.run(run.task, run.config, run.folder, place, journal.append)
+            loop.run(run.task, run.config, run.folder, place, journal.append, checkpoint_steps=settings["save"])
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
             raise

@@ -25,7 +25,8 @@ def train(runs: list[Run], launch: Launch) -> None:
         folder = _agree(run.folder, number, rank, world)
         journal = Journal(folder)
         try:
-            loop.run(run.task, run.config, folder, loop.Place(rank, world, device, threads), journal.append)
+            place = loop.Place(rank, world, device, threads)
+            loop.run(run.task, run.config, folder, place, journal.append, checkpoint_steps=launch.checkpoint_steps)
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
             raise

@@ -65,6 +65,8 @@ class Launch:
     """Whether each worker (or this process) uses a GPU."""
     threads: int = 0
     """CPU threads per worker; 0 shares this machine's cores among the workers."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints within an epoch; 0 writes them at the ends of epochs."""
     run_dir: str = ""
     """Folder of the run's checkpoints, journal and artifact; empty makes one under runs/."""
     resume: str = ""
@@ -78,6 +80,8 @@ class Launch:
             raise ValueError(f"--workers is {self.workers}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
+        if self.checkpoint_steps < 0:
+            raise ValueError(f"--checkpoint-steps is {self.checkpoint_steps}; it must be 0 or more")
         if self.local and self.workers > 1:
             raise ValueError(f"--local trains in one process; --workers is {self.workers} and needs Ray or torchrun")
         if self.resume and self.run_dir:

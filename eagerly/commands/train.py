@@ -90,6 +90,8 @@ def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None 
 def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
     at = next(number for number, text in enumerate(words) if text.startswith("--resume")) if words else 0
     folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
+    if not folder or folder.startswith("-"):
+        raise ValueError("--resume needs the folder of a run, such as runs/classifier-20261123-142340")
     run = runs.reopen(Path(folder))
     task = tasks.find(word) if word else run.task
     before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder))
