@@ -22,16 +22,17 @@ from pipelines.recommender.tables import Item
 SAMPLE = Path(__file__).parent / "sample"
 TEST_SHARE, VALID_SHARE = 0.2, 0.1
 SEEN_SHARE = 0.9
-"""Share of a user's items that a training step sees; the others are to be guessed."""
+"""Share of a user's items that a training step sees; all are to be guessed, each from the others."""
 LEAST_USERS, LEAST_ITEMS, LEAST_HISTORY = 5, 20, 3
 log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """What some users have, and what is to be found; float32 [B, I] each, 1 marks an item."""
+    """What is seen of some users, and what is to be found; float32 [B, I] each, 1 marks an item."""
 
     seen: Tensor
     targets: Tensor
+    """In training everything a user has, what is seen of it included; in evaluation what is held back."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Users:
     """int64 [B], the users of this split among all users."""
     histories: Histories
     targets: Histories | None
-    """What is held back, or None when training divides the histories anew each time."""
+    """What is held back, or None when training looks for the histories themselves."""
     item_count: int
     lengths: Tensor | None = None
 
@@ -56,11 +57,12 @@ class Users:
         return replace(self, index=self.index.to(device), histories=self.histories.to(device), targets=targets)
 
     def batch(self, index_B: Tensor, draw: Draw | None) -> Batch:
-        """Takes the users at `index_B`; training hides other items of theirs in every epoch."""
+        """Takes the users at `index_B`; a draw shows another part of their histories in every epoch."""
         user_B = self.index[index_B]
-        if self.targets is None:
-            return Batch(*self.histories.divide(user_B, draw or Draw(0, 0), SEEN_SHARE, self.item_count))
-        return Batch(self.histories.dense(user_B, self.item_count), self.targets.dense(user_B, self.item_count))
+        targets = (self.targets or self.histories).dense(user_B, self.item_count)
+        if draw is None:
+            return Batch(self.histories.dense(user_B, self.item_count), targets)
+        return Batch(self.histories.thinned(user_B, draw, SEEN_SHARE, self.item_count), targets)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Which items each user has, as one flat tensor; taken by batches, divided by counters.
+"""Which items each user has, as one flat tensor; taken by batches, thinned by counters.
 
 Shapes: U users, N interactions, B users of a batch, L interactions of a batch, I items.
 """
@@ -63,16 +63,15 @@ class Histories:
         row_L, _, item_L = self.take(index_B)
         return mark(row_L, item_L, len(index_B), count)
 
-    def divide(self, index_B: Tensor, draw: Draw, keep: float, count: int) -> tuple[Tensor, Tensor]:
-        """Divides some users' items at random into a share `keep` that is seen and the rest that is to be guessed.
+    def thinned(self, index_B: Tensor, draw: Draw, keep: float, count: int) -> Tensor:
+        """Marks a random share `keep` of some users' items with 1; float32 [B, I].
 
-        Returns both as float32 [B, I]. Who falls where depends on the draw, the user and the item's place alone.
+        Which ones depends on the draw, the user and the item's place in the history, and on nothing else.
         """
         row_L, place_L, item_L = self.take(index_B)
         longest = int(place_L.max()) + 1 if len(place_L) else 1
-        seen_L = draw.uniform(index_B, longest)[row_L, place_L] < keep
-        seen_BI = mark(row_L[seen_L], item_L[seen_L], len(index_B), count)
-        return seen_BI, mark(row_L[~seen_L], item_L[~seen_L], len(index_B), count)
+        kept_L = draw.uniform(index_B, longest)[row_L, place_L] < keep
+        return mark(row_L[kept_L], item_L[kept_L], len(index_B), count)
 
 
 def mark(row_L: Tensor, item_L: Tensor, rows: int, count: int) -> Tensor:

@@ -63,7 +63,7 @@ class Model:
         self.network, self.catalogue, self.settings = network, catalogue, settings
         self._item_at = {key: at for at, key in enumerate(catalogue.item_ids)}
         self._user_at = {key: at for at, key in enumerate(catalogue.user_ids)}
-        self._vectors: tuple[Tensor, Tensor] | None = None
+        self._vectors: Tensor | None = None
 
     @classmethod
     def create(cls, config: Config, data: "RecommenderData") -> "Model":
@@ -117,9 +117,9 @@ class Model:
     @torch.inference_mode()
     def _recommend(self, queries: list[Query]) -> list[Recommendation]:
         seen_BI = self._seen(queries)
-        vectors_ID, bias_I1 = self._item_vectors()
+        vectors_ID = self._item_vectors()
         users_BD = self.network.users(seen_BI @ vectors_ID, seen_BI.sum(1, keepdim=True))
-        scores_BI = (users_BD @ vectors_ID.T + bias_I1.T).masked_fill_(seen_BI > 0, float("-inf"))
+        scores_BI = (users_BD @ vectors_ID.T + self.network.item_bias).masked_fill_(seen_BI > 0, float("-inf"))
         top = scores_BI.topk(max(query.k for query in queries), dim=1)
         left_B = (seen_BI == 0).sum(1).tolist()
         ids, titles = self.catalogue.item_ids, self.catalogue.titles
@@ -144,8 +144,8 @@ class Model:
             seen_BI[row_L] = seen_BI[row_L].maximum(histories.dense(user_L, count))
         return seen_BI
 
-    def _item_vectors(self) -> tuple[Tensor, Tensor]:
-        """Gives the items' vectors and biases, worked out once for a loaded model."""
+    def _item_vectors(self) -> Tensor:
+        """Gives the items' vectors, worked out once for a loaded model."""
         if self._vectors is not None:
             return self._vectors
         self.network.eval()

@@ -9,8 +9,10 @@ from torch.nn import functional
 
 from pipelines.recommender.text import Bags
 
-ITEM_START, WORD_START = 0.01, 0.1
+ITEM_START, WORD_START = 0.01, 0.15
 """Standard deviations of the first item and word vectors: an item begins as its text."""
+UNKNOWN = 0.1
+"""Quantile of popularity at which an item that nobody has starts."""
 FAR = 1e4
 """What is taken off the score of an item that is no candidate."""
 
@@ -23,9 +25,8 @@ class Network(nn.Module):
         super().__init__()
         count = len(bags.offsets) - 1
         self.item_vectors = nn.Parameter(torch.randn(count, dim) * ITEM_START)
-        self.item_bias = nn.Parameter(torch.zeros(count, 1))
+        self.item_bias = nn.Parameter(torch.zeros(count))
         self.word_vectors = nn.Parameter(torch.randn(buckets, dim) * WORD_START)
-        self.word_bias = nn.Parameter(torch.zeros(buckets, 1))
         self.dropout = nn.Dropout(dropout)
         self.item_dropout = item_dropout
         self.offsets = nn.Parameter(bags.offsets, requires_grad=False)
@@ -36,42 +37,48 @@ class Network(nn.Module):
     def start(self, popularity_I: Tensor) -> None:
         """Starts from the items' popularity in training; items that nobody has are known by their text alone.
 
-        Words that only such items have will never be learned, so they say nothing from the start.
+        Such an item counts as popular as the tenth percentile of the others. Words that only such items have
+        will never be learned, so they say nothing from the start.
         """
         self.learned.copy_(popularity_I[:, None] > 0)
-        known_F = self.learned[:, 0].repeat_interleave(self.offsets.diff())
-        known_H1 = torch.zeros_like(self.word_bias, dtype=torch.bool)
+        prior_I = popularity_I.clamp(min=1).log()
+        known_I = popularity_I > 0
+        unknown = prior_I[known_I].quantile(UNKNOWN)
+        known_F = known_I.repeat_interleave(self.offsets.diff())
+        known_H1 = torch.zeros(len(self.word_vectors), 1, dtype=torch.bool)
         known_H1[self.features[known_F]] = True
-        floor_I = popularity_I.clamp(min=1)
         with torch.no_grad():
-            self.item_bias.copy_((floor_I / floor_I.mean()).log()[:, None] * self.learned)
+            self.item_bias.copy_(torch.where(known_I, prior_I, unknown) - prior_I[known_I].mean())
             self.item_vectors.mul_(self.learned)
             self.word_vectors.mul_(known_H1)
 
-    def items(self) -> tuple[Tensor, Tensor]:
-        """Gives every item's vector [I, D] and bias [I, 1]; in training some are known by their text alone."""
+    def items(self) -> Tensor:
+        """Gives every item's vector [I, D]; in training some are known by their text alone."""
         keep_I1 = self.learned.float()
         if self.training and self.item_dropout:
             keep_I1 = keep_I1 * (torch.rand_like(keep_I1) >= self.item_dropout)
-        vectors_ID = self.item_vectors * keep_I1 + self._bag(self.word_vectors)
-        return vectors_ID, self.item_bias * keep_I1 + self._bag(self.word_bias)
-
-    def _bag(self, table_HX: Tensor) -> Tensor:
-        """Adds up the weighted rows of each item's words; [I, X]."""
-        return functional.embedding_bag(
-            self.features, table_HX, self.offsets, mode="sum", per_sample_weights=self.weights, include_last_offset=True
+        text_ID = functional.embedding_bag(
+            self.features,
+            self.word_vectors,
+            self.offsets,
+            mode="sum",
+            per_sample_weights=self.weights,
+            include_last_offset=True,
         )
+        return self.item_vectors * keep_I1 + text_ID
 
     def forward(self, seen_BI: Tensor) -> Tensor:
         """Scores all items for users of whom `seen_BI` marks the items they have; logits [B, I].
 
-        In training an item that nobody has is no candidate, lest it be learned that nobody wants it.
+        An item that the user has is scored by the user's other items. In training an item that nobody has is no
+        candidate, lest it be learned that nobody wants it.
         """
-        vectors_ID, bias_I1 = self.items()
-        users_BD = self.users(seen_BI @ vectors_ID, seen_BI.sum(1, keepdim=True))
-        if self.training:
-            bias_I1 = bias_I1.masked_fill(~self.learned, -FAR)
-        return users_BD @ vectors_ID.T + bias_I1.T
+        vectors_ID = self.items()
+        count_B1 = seen_BI.sum(1, keepdim=True)
+        scores_BI = self.users(seen_BI @ vectors_ID, count_B1) @ vectors_ID.T + self.item_bias
+        own_I = vectors_ID.square().sum(1)
+        scores_BI = scores_BI - seen_BI * own_I / count_B1.clamp(min=1).sqrt()
+        return scores_BI.masked_fill(~self.learned.T, -FAR) if self.training else scores_BI
 
     def users(self, sum_BD: Tensor, count_B1: Tensor) -> Tensor:
         """Turns the sum of a user's item vectors into the user's vector [B, D]."""

@@ -1,7 +1,9 @@
-"""What the loop learns by and measures: the likelihood of hidden items, and full rankings of all items.
+"""What the loop learns by and measures: each item guessed from the others, and full rankings of all items.
 
 Shapes: B users of a batch, I items.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,26 +11,38 @@ from torch.nn import functional
 
 from pipelines.recommender import ranking
 from pipelines.recommender.baselines import baselines
+from pipelines.recommender.config import Config
 from pipelines.recommender.data import Batch
 from pipelines.recommender.network import FAR
 
-__all__ = ["PRIMARY", "STATIC_GRAPH", "baselines", "loss", "measure", "metrics"]
+__all__ = ["PRIMARY", "STATIC_GRAPH", "baselines", "groups", "loss", "measure", "metrics"]
 PRIMARY = "ndcg_at_10"
 STATIC_GRAPH = True
 
 
 def loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Mean over users of the cross entropy between their hidden items and a softmax over all they are not seen to have.
+    """Mean over users of the cross entropy with which each of their items is picked among all they do not have.
 
-    Liang et al., "Variational Autoencoders for Collaborative Filtering", 2018, with each user weighing the same.
+    The network leaves an item out of what it is scored by, as EASE's zero diagonal does, so that every item of a
+    history is guessed in one pass. Each user weighs the same, as do a user's items.
     """
     return _cross_entropy(network(batch.seen), batch).mean()
 
 
+def groups(network: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Spares the items' biases, which start from their popularity, the weight decay."""
+    learned = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    biases = [weight for name, weight in learned.items() if name.endswith("bias")]
+    vectors = [weight for name, weight in learned.items() if not name.endswith("bias")]
+    return [{"params": vectors}, {"params": biases, "weight_decay": 0.0}]
+
+
 def _cross_entropy(scores_BI: Tensor, batch: Batch) -> Tensor:
-    shares_BI = batch.targets / batch.targets.sum(1, keepdim=True).clamp(min=1)
-    logs_BI = functional.log_softmax(scores_BI.float() - FAR * batch.seen, dim=1)
-    return -(logs_BI * shares_BI).sum(1)
+    scores_BI = scores_BI.float()
+    owned_BI = (batch.seen + batch.targets) > 0
+    others_B1 = scores_BI.masked_fill(owned_BI, -FAR).logsumexp(1, keepdim=True)
+    losses_BI = functional.softplus(others_B1 - scores_BI) * batch.targets  # a target against all others
+    return losses_BI.sum(1) / batch.targets.sum(1).clamp(min=1)
 
 
 @torch.no_grad()

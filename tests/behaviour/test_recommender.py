@@ -1,7 +1,5 @@
 """What a recommender trained on the embedded sample must do."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,8 +15,8 @@ HARRY_POTTER = ["2", "18", "23", "24", "25", "27"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, dict[str, float]]:
     """A smaller model than the default, so that training takes seconds; with its test metrics."""
     folder = tmp_path_factory.mktemp("recommender") / "run"
-    config = Config(dim=64, epochs=10, batch_size=128, lr=6e-3)
-    metrics = loop.run(tasks.find("recommender"), config, folder, loop.Place(threads=2))
+    config = Config(dim=128, epochs=6, batch_size=128)
+    metrics = loop.run(tasks.find("recommender"), config, folder, loop.Place(threads=1))
     return Model.load(folder / "artifact"), metrics
 
 

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.examples import Draw
-from pipelines.recommender import baselines, ranking, train
+from pipelines.recommender import baselines, ranking, text, train
 from pipelines.recommender.data import Batch
 from pipelines.recommender.histories import Histories
+from pipelines.recommender.network import Network
+from pipelines.recommender.tables import Item
 
 
 class Fixed(nn.Module):
@@ -70,9 +72,18 @@ def test_sums_of_parts_add_up_to_the_whole() -> None:
     assert train.metrics({key: first[key] + second[key] for key in first}) == pytest.approx(train.metrics(both))
 
 
-def test_the_loss_is_the_cross_entropy_over_items_that_are_not_seen() -> None:
-    loss = train.loss(Fixed(torch.zeros(20)), batch([0, 1, 2, 3], [5, 6]))
-    assert float(loss) == pytest.approx(math.log(16))
+def test_the_loss_picks_each_item_among_all_that_the_user_does_not_have() -> None:
+    loss = train.loss(Fixed(torch.zeros(20)), batch([0, 1, 2, 3], [2, 3, 5, 6]))
+    assert float(loss) == pytest.approx(math.log(15))  # itself and the 14 that are neither seen nor a target
+
+
+def test_an_item_that_a_user_has_is_scored_by_the_users_other_items() -> None:
+    network = Network(text.bags([Item(str(at), f"Book {at}") for at in range(6)], 64), 64, 8, 0.0, 0.0)
+    network.start(torch.ones(6))
+    seen_BI = torch.tensor([[1.0, 1, 1, 0, 0, 0]])
+    vectors_ID = network.items()
+    expected = ((vectors_ID[1] + vectors_ID[2]) / math.sqrt(3)) @ vectors_ID[0] + network.item_bias[0]
+    torch.testing.assert_close(network(seen_BI)[0, 0], expected)
 
 
 def test_a_user_with_nothing_hidden_adds_no_loss() -> None:
