@@ -41,23 +41,28 @@ class Recording:
 
         Raises NotRecorded when MLflow did not take a run, saying how to try again.
         """
+        with self._errors:
+            output = self._wait()
+            results = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
+            failed = next((at for at, result in enumerate(results) if "error" in result), len(results))
+            if failed < len(self._folders):
+                problem = results[failed]["error"] if failed < len(results) else self._last_words()
+                where = self._folders[failed]
+                again = f"`eagerly train --resume {where}` tries again"
+                raise NotRecorded(f"the run in {str(where)!r} is not in MLflow ({problem}); {again}")
+        return results
+
+    def _wait(self) -> bytes:
         try:
-            output, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
+            return self._process.communicate(timeout=PATIENCE_SECONDS)[0]
         except subprocess.TimeoutExpired:
             self._process.kill()
-            output, _ = self._process.communicate()
-        results = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
-        problem = next((result["error"] for result in results if "error" in result), "")
-        if problem or len(results) < len(self._folders):
-            problem = problem or self._last_words()
-            where = self._folders[len(results) - 1 if problem and results else 0]
-            again = f"`eagerly train --resume {where}` tries again"
-            raise NotRecorded(f"the run in {str(where)!r} is not in MLflow ({problem}); {again}")
-        return results
+            return self._process.communicate()[0]
 
     def abandon(self) -> None:
         """Lets the recorder log what is there of runs that did not end, and end."""
-        self._process.communicate(timeout=PATIENCE_SECONDS)
+        with self._errors:
+            self._process.communicate(timeout=PATIENCE_SECONDS)
 
     def _last_words(self) -> str:
         self._errors.seek(0)
