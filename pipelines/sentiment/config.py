@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pipelines.settings import Settings
 
 DATASETS = ("sample",)
-SCRATCH = {"epochs": 8, "batch_size": 64, "lr": 1e-2, "dropout": 0.5}
+SCRATCH = {"epochs": 10, "batch_size": 64, "lr": 1e-2, "dropout": 0.5}
 ENCODER = {"epochs": 3, "batch_size": 32, "lr": 5e-5, "dropout": 0.1}
 
 
@@ -36,7 +36,7 @@ class Config(Settings):
     width: int = 64
     """Size of the token embeddings and of the convolution over them; an encoder has its own size."""
     epochs: int = 0
-    """Passes over the training split; 0 means 8 from scratch and 3 with an encoder."""
+    """Passes over the training split; 0 means 10 from scratch and 3 with an encoder."""
     batch_size: int = 0
     """Examples per optimizer step, over all workers together; 0 means 64 from scratch and 32 with an encoder."""
     lr: float = 0.0

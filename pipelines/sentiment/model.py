@@ -18,7 +18,7 @@ from pipelines.sentiment.config import Config
 from pipelines.sentiment.networks import Scratch
 from pipelines.sentiment.reading import Reader, clean
 
-EXAMPLES = ["A warm, funny and beautifully acted film.", "菜很难吃，服务态度也很差。"]
+EXAMPLES = ["A warm, funny and beautifully acted film.", "味道一般，价格贵，很失望。"]
 
 
 @dataclass(frozen=True)

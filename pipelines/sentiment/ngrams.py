@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORD_SIZES = (1, 2)
-CHARACTER_SIZES = (3, 4, 5)
+CHARACTER_SIZES = (2, 3, 4, 5)
 LEAST_TEXTS = 2
 """Training texts that must hold an n-gram before it gets a weight."""
 

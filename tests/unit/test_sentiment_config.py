@@ -9,7 +9,7 @@ from pipelines.sentiment.config import Config
 
 def test_epochs_rate_and_batch_follow_the_encoder_where_they_are_not_given() -> None:
     scratch, tuned = Config(), Config(encoder="some/encoder", lr=1e-4)
-    assert (scratch.epochs, scratch.lr, scratch.batch_size) == (8, 1e-2, 64)
+    assert (scratch.epochs, scratch.lr, scratch.batch_size) == (10, 1e-2, 64)
     assert (tuned.epochs, tuned.lr, tuned.batch_size) == (3, 1e-4, 32)
 
 
