@@ -92,6 +92,8 @@ def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
     folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
     if not folder or folder.startswith("-"):
         raise ValueError("--resume needs the folder of a run, such as runs/classifier-20261123-142340")
+    if not folder:
+        raise ValueError("--resume needs the folder of a run, such as one below runs/")
     run = runs.reopen(Path(folder))
     task = tasks.find(word) if word else run.task
     before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder))
