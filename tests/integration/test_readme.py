@@ -122,7 +122,8 @@ def served(workspace: Workspace, trained: dict[str, str]) -> Iterator[Workspace]
     process = workspace.start(line, "ready")
     yield workspace
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
 
 
 def test_training_on_ones_own_data_registers_a_version(trained: dict[str, str]) -> None:
