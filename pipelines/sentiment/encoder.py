@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -30,8 +31,8 @@ class Encoder(nn.Module):
         return self.head(F.dropout(mean_BD, self.dropout, self.training))
 
     def describe(self) -> dict[str, Any]:
-        """Gives the encoder's settings, from which `restored` makes it again."""
-        return self.backbone.config.to_dict()
+        """Gives the encoder's settings, from which `restored` makes it again, without where they came from."""
+        return {key: value for key, value in self.backbone.config.to_dict().items() if not key.startswith("_")}
 
 
 def pretrained(name: str, labels: int, dropout: float) -> Encoder:
@@ -40,7 +41,9 @@ def pretrained(name: str, labels: int, dropout: float) -> Encoder:
     Raises ValueError when it cannot be had, is no encoder, or holds its weights as a pickle.
     """
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     backbone = _ask(AutoModel, name, use_safetensors=True, dtype=torch.float32)
     return _with_head(backbone, labels, dropout)
 
@@ -61,21 +64,22 @@ def tokenizer(name: str, max_tokens: int) -> tuple[Tokenizer, int]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    config = _ask(AutoConfig, name)
-    found = getattr(_ask(AutoTokenizer, name), "backend_tokenizer", None)
-    if found is None:
+    config, found = _ask(AutoConfig, name), _ask(AutoTokenizer, name)
+    if not hasattr(found, "backend_tokenizer"):
         raise ValueError(f"--encoder {name!r} has no fast tokenizer (tokenizer.json); choose an encoder that has one")
-    return found, min(max_tokens, getattr(config, "max_position_embeddings", max_tokens))
+    limit = min(getattr(config, "max_position_embeddings", max_tokens), found.model_max_length)
+    return found.backend_tokenizer, min(max_tokens, limit)
 
 
 def _ask(kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name, **options)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, ImportError, SafetensorError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
         raise ValueError(
             f"--encoder {name!r} cannot be loaded; it must be a folder with config.json, tokenizer.json and "
             "model.safetensors (pickled weights such as pytorch_model.bin are refused), or the name of such a "
-            f"model on Hugging Face's hub, which must be within reach ({str(problem).splitlines()[0]})"
+            f"model on Hugging Face's hub, which must be within reach ({reason})"
         ) from problem
 
 

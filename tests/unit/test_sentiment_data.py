@@ -104,11 +104,15 @@ def test_columns_are_chosen_by_name_and_fields_may_hold_separators_and_line_brea
     assert data.rows_of(config)[0] == ('text number 0 is good, "really" indeed', "good")
 
 
-def test_a_batch_is_the_same_whatever_its_order_and_padding() -> None:
-    loaded = data.load(Config())
-    alone = loaded.valid.batch(torch.tensor([3]), None)
-    tokens_BT, grams_G, starts_B, label_B = loaded.valid.batch(torch.tensor([9, 3, 5]), Draw(0, 0))
-    assert tokens_BT[1, : alone[0].shape[1]].equal(alone[0][0]) and (tokens_BT[1, alone[0].shape[1] :] == -1).all()
+def test_a_batch_is_the_same_whatever_its_order_and_padding(tmp_path: Path) -> None:
+    rows = [(f"{text} " * (1 + number % 5), label) for number, (text, label) in enumerate(ROWS)]
+    loaded = data.load(Config(data=str(csv_file(tmp_path, rows))))
+    assert loaded.train.lengths is not None
+    short, long = int(loaded.train.lengths.argmin()), int(loaded.train.lengths.argmax())
+    alone = loaded.train.batch(torch.tensor([short]), None)
+    tokens_BT, grams_G, starts_B, label_B = loaded.train.batch(torch.tensor([long, short, long]), Draw(0, 0))
+    assert tokens_BT[1, : alone[0].shape[1]].equal(alone[0][0])
+    assert (tokens_BT[1, alone[0].shape[1] :] == -1).all() and (tokens_BT[0] >= 0).all()
     assert grams_G[starts_B[1] : starts_B[2]].equal(alone[1]) and label_B[1] == alone[3][0]
 
 

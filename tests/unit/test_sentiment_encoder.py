@@ -69,6 +69,10 @@ def test_a_prediction_does_not_depend_on_the_batch_it_is_in(trained: Path) -> No
         assert dict(alone.labels) == pytest.approx(dict(together.labels), abs=1e-5)
 
 
+def test_the_artifact_does_not_say_where_the_encoder_lay(trained: Path, encoder: Path) -> None:
+    assert str(encoder) not in (trained / "config.json").read_text()
+
+
 def test_a_text_longer_than_the_encoder_takes_is_read_by_its_beginning(trained: Path) -> None:
     model = Model.load(trained)
     short, long = model.predict(["bad " * 6, "bad " * 6 + "good " * 100])
@@ -83,6 +87,13 @@ def test_an_encoder_that_holds_only_a_pickle_is_refused(encoder: Path, tmp_path:
         start(tmp_path / "pickled", tmp_path)
 
 
+def test_an_encoder_with_corrupt_weights_is_refused(encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path / "corrupt")
+    (tmp_path / "corrupt" / "model.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="corrupt' cannot be loaded"):
+        start(tmp_path / "corrupt", tmp_path)
+
+
 def test_a_folder_that_is_no_encoder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"it must be a folder with config\.json") as caught:
@@ -90,24 +101,27 @@ def test_a_folder_that_is_no_encoder_is_refused_in_one_sentence(tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_cannot_be_downloaded_is_refused_in_one_sentence(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bare_process(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a process without network prints: the heavy modules it loaded, then why a name was refused."""
     code = (
-        "from pipelines.sentiment import encoder\n"
-        "try: encoder.tokenizer('nobody/has-this', 8)\n"
+        "import sys, pipelines.sentiment.model\n"
+        "print({'transformers', 'pyarrow', 'sklearn'} & set(sys.modules))\n"
+        "try: pipelines.sentiment.model.encoder.tokenizer('nobody/has-this', 8)\n"
         "except ValueError as problem: print(problem)"
     )
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hub"))}
     command = [sys.executable, "-c", code]
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert "--encoder 'nobody/has-this' cannot be loaded" in printed and printed.count("\n") == 1
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_path_from_scratch_loads_neither_transformers_nor_pyarrow() -> None:
-    code = (
-        "import sys, pipelines.sentiment.model as m; print({'transformers', 'pyarrow', 'sklearn'} & set(sys.modules))"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "set()"
+def test_the_path_from_scratch_loads_neither_transformers_nor_pyarrow(bare_process: list[str]) -> None:
+    assert bare_process[0] == "set()"
+
+
+def test_a_name_that_cannot_be_downloaded_is_refused_in_one_sentence(bare_process: list[str]) -> None:
+    _, *sentences = bare_process
+    assert len(sentences) == 1 and "--encoder 'nobody/has-this' cannot be loaded" in sentences[0]
 
 
 def start(encoder: Path, folder: Path) -> None:

@@ -87,8 +87,9 @@ def test_its_examples_are_valid(model: Model) -> None:
     assert len(probabilities(model, model.examples())) == 2
 
 
-def test_it_starts_with_the_same_weights_for_the_same_seed() -> None:
-    config = Config()
+def test_it_starts_with_the_same_weights_for_the_same_seed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {at} here,{at % 2}\n" for at in range(20)))
+    config = Config(data=str(tmp_path / "a.csv"))
     loaded = data.load(config)
     one, other = (torch.manual_seed(3) and Model.create(config, loaded).network.state_dict() for _ in range(2))
     assert all(one[name].equal(other[name]) for name in one)
