@@ -106,6 +106,7 @@ class Tracker:
 
     def end(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
+        self._monitor.publish_metrics(self._monitor.aggregate_metrics())  # a short run's only sample
         self._monitor.finish()
         self._client.set_terminated(self.run_id, status)
 
