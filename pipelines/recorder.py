@@ -5,6 +5,7 @@ after the other, and ends when all are recorded or when its standard input close
 """
 
 import json
+import os
 import sys
 import threading
 from dataclasses import asdict
@@ -72,8 +73,10 @@ class Recorder:
         known = json.loads(memory.read_text())["run_id"] if memory.exists() else ""
         tracker = tracking.Tracker(self.about["task"], self.run_dir.name, known)
         memory.write_text(json.dumps({"run_id": tracker.run_id}))
-        commit = tracking.git_commit(Path(__file__).parent)
+        word = Path(self.about["word"])
+        commit = tracking.git_commit(word if word.is_absolute() else Path(__file__).parent)
         tags = {"eagerly.git_commit": commit, "mlflow.source.git.commit": commit, "eagerly.lock": _lock_digest()}
+        tags |= {"mlflow.source.name": f"eagerly train {self.about['word']}", "mlflow.user": os.environ.get("USER", "")}
         tracker.describe({**self.about["config"], **self.about["launch"]}, tags)
         return tracker
 
@@ -81,6 +84,7 @@ class Recorder:
         for event in new:
             if event["event"] == "start":
                 tracker.describe({"data_digest": event["data_digest"], "parameters": event["parameters"]}, {})
+                tracker.describe_data(event["data"], event["data_digest"])
 
     def _finish(self, tracker: tracking.Tracker) -> dict[str, Any]:
         from safetensors.numpy import load_file
