@@ -59,7 +59,7 @@ class Users:
     def batch(self, index_B: Tensor, draw: Draw | None) -> Batch:
         """Takes the users at `index_B`; a draw shows another part of their histories in every epoch."""
         user_B = self.index[index_B]
-        targets = (self.targets or self.histories).dense(user_B, self.item_count)
+        targets = (self.histories if self.targets is None else self.targets).dense(user_B, self.item_count)
         if draw is None:
             return Batch(self.histories.dense(user_B, self.item_count), targets)
         return Batch(self.histories.thinned(user_B, draw, SEEN_SHARE, self.item_count), targets)
