@@ -13,20 +13,17 @@ from services import models
 from services.options import Options
 from services.server import Server
 
-NAME = "eagerly"
-"""The Serve application's name."""
-
 
 class Endpoint:
     """One replica: models in memory, and a server that runs on the replica's event loop."""
 
-    async def __init__(self, options: Options, stored: list[models.Stored], metrics_name: str) -> None:
+    async def __init__(self, options: Options, stored: list[models.Stored], metrics_folder: str) -> None:
         """Loads and warms up the models, then listens; a replica is ready when its port answers.
 
         Raises ValueError when a model's folder is corrupt.
         """
         loaded = await asyncio.to_thread(_load, stored, options.threads)
-        self._server = Server(options, loaded, metrics_folder(metrics_name))
+        self._server = Server(options, loaded, Path(metrics_folder))
         await self._server.start()
 
     async def check_health(self) -> None:
@@ -43,16 +40,12 @@ class Endpoint:
             await self._server.drain()
 
 
-def metrics_folder(name: str) -> Path:
-    """Where the replicas of one endpoint on this node keep their figures."""
-    return models.home() / "metrics" / name
-
-
 def application(
-    options: Options, stored: list[models.Stored], metrics_name: str, replicas: int, cpus: float
+    options: Options, stored: list[models.Stored], metrics_folder: str, replicas: int, cpus: float
 ) -> serve.Application:
-    """Describes an endpoint to Serve: `cpus` is what each replica reserves.
+    """Describes an endpoint to Serve.
 
+    metrics_folder: where the replicas of a node keep their figures. cpus: what each replica reserves.
     An update starts the new replica before it stops the old one; a model that cannot be loaded fails at once.
     """
     deployment = serve.deployment(
@@ -66,11 +59,14 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=options.drain_s + 5,
     )
-    return deployment(Endpoint).bind(options, stored, metrics_name)
+    return deployment(Endpoint).bind(options, stored, metrics_folder)
 
 
 def _load(stored: list[models.Stored], threads: int) -> list[models.Loaded]:
     import torch
 
     torch.set_num_threads(threads)
-    return [models.load(one) for one in stored]
+    try:
+        return [models.load(one) for one in stored]
+    except ValueError as error:
+        raise ValueError(str(error)) from None  # the plain type, by which hosting.py finds the sentence

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ray.serve.schema import DeploymentStatusOverview
 
 HEALTH_TIMEOUT_S = 30.0
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Ray's own settings where we start it; its default priority for replicas is far below that of their callers."""
 
 
 class Champions:
@@ -62,7 +66,8 @@ def ray_running() -> Iterator[bool]:
 
     Yields whether it is our own.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import ray
     from ray import serve
 
@@ -83,27 +88,29 @@ def ray_running() -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float) -> Iterator[None]:
+def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float) -> Iterator[Path]:
     """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
 
-    Raises ValueError with the replica's own sentence when a model cannot be loaded.
+    Yields the folder where the replicas of this node keep their figures. Raises ValueError with the replica's own
+    sentence when a model cannot be loaded.
     """
     from ray import serve
 
     from services import endpoint
 
-    name = f"{options.port}-{uuid.uuid4().hex[:8]}"
-    app = endpoint.application(options, stored, name, replicas, cpus)
+    folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
+    name = f"eagerly-{options.port}"
+    app = endpoint.application(options, stored, str(folder), replicas, cpus)
     try:
         try:
-            serve.run(app, name=endpoint.NAME, route_prefix=None)
+            serve.run(app, name=name, route_prefix=None)
         except RuntimeError:
-            raise ValueError(_sentence(serve.status().applications[endpoint.NAME].deployments)) from None
+            raise ValueError(_sentence(serve.status().applications[name].deployments)) from None
         await_health(address(options.host, options.port))
-        yield
+        yield folder
     finally:
-        serve.delete(endpoint.NAME)
-        shutil.rmtree(endpoint.metrics_folder(name), ignore_errors=True)
+        serve.delete(name)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def await_health(target: str) -> None:

@@ -100,7 +100,7 @@ class Metrics:
 
     def __init__(self, folder: Path) -> None:
         """Opens this process's files and marks it alive, by a lock that ends with the process."""
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._files: dict[str, MmapedDict] = {}
         starting = folder / f"starting_{os.getpid()}"
@@ -146,9 +146,9 @@ def scrape(folder: Path) -> bytes:
     return generate_latest(registry)
 
 
-def alive_count(folder: Path) -> int:
-    """Counts the processes that are alive."""
-    return sum(not _is_dead(alive) for alive in folder.glob("alive_*"))
+def alive_pids(folder: Path) -> set[int]:
+    """Finds the processes that are alive."""
+    return {int(alive.name.removeprefix("alive_")) for alive in folder.glob("alive_*") if not _is_dead(alive)}
 
 
 def bury(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """What a service is to the server: one RPC, how its items are read and how its answers are written."""
 
 import importlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,22 +55,24 @@ class Service:
         self.check(request)
         return [self._decode_item(item, index) for index, item in enumerate(items)]
 
-    def encode_results(self, request: Any, predictions: list[Any]) -> tuple[bytes, Counter[int]]:
+    def encode_results(self, request: Any, predictions: list[Any]) -> tuple[bytes, dict[int, int]]:
         """Writes each prediction, or the error in its place, as one result.
 
         Returns the response's bytes, and how many items have which code.
         """
         response: Any = self.response()
-        codes: Counter[int] = Counter()
+        codes: dict[int, int] = {}
         items = getattr(request, self.items)
         for index, prediction in enumerate(predictions):
             result = response.results.add()
-            result.status.SetInParent()
             if isinstance(prediction, Exception):
-                result.status.CopyFrom(status.of(self._item_error(items[index], index, prediction)))
+                told = status.of(self._item_error(items[index], index, prediction))
+                result.status.CopyFrom(told)
+                codes[told.code] = codes.get(told.code, 0) + 1
             else:
+                result.status.SetInParent()
                 self.encode(request, prediction, result)
-            codes[result.status.code] += 1
+                codes[0] = codes.get(0, 0) + 1
         return response.SerializeToString(), codes
 
     def _decode_item(self, item: Any, index: int) -> Any:

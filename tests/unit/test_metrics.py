@@ -103,7 +103,7 @@ def test_a_dead_process_leaves_its_counts_and_takes_its_gauges(tmp_path: Path, o
     mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
     other_replica.kill()
     until = time.monotonic() + 5
-    while metrics.alive_count(tmp_path) > 1 and time.monotonic() < until:
+    while len(metrics.alive_pids(tmp_path)) > 1 and time.monotonic() < until:
         time.sleep(0.01)  # killed but not waited for: a zombie, whose process id still exists
     figures = read(metrics.scrape(tmp_path))
     assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 5

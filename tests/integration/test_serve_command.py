@@ -1,0 +1,129 @@
+"""`eagerly serve` as a user runs it: from the registry to a reply, and to an end that leaves nothing behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.serving import convnet
+from eagerly.client import Client, Raw
+
+ROOT = Path(__file__).resolve().parents[2]
+REGISTER = """
+import sys
+from pipelines import registry, tracking
+tracker = tracking.Tracker("classifier", "test")
+source = tracker.finish({}, __import__("pathlib").Path(sys.argv[1]))
+registry.register("classifier", source, tracker.run_id, sys.argv[2], {"accuracy": 1.0}, "accuracy", "auto")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder whose registry has a champion for the classifier and for nothing else."""
+    folder = tmp_path_factory.mktemp("working")
+    stored = convnet(folder / "convnet")
+    register = subprocess.run(
+        [sys.executable, "-c", REGISTER, stored.folder, stored.digest],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert register.returncode == 0, register.stderr
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """An environment that names no cluster and no registry but the folder's own."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    return {**kept, "PYTHONPATH": str(ROOT), "EAGERLY_HOME": str(folder / "home")}
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "eagerly", *words],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int]]":
+    """The command once it says that it is ready, and its port."""
+    port, metrics_port = free_ports()
+    process = eagerly(folder, "serve", "classifier", "--port", str(port), "--metrics-port", str(metrics_port))
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("ready"):
+            break
+    assert said, process.communicate()[1]
+    yield process, port
+    if process.poll() is None:
+        process.kill()
+
+
+def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tuple[subprocess.Popen[str], int]"):
+    process, port = served
+    with Client(f"127.0.0.1:{port}") as client:
+        (result,) = client.classify([Raw(bytes(28 * 28), (28, 28))], top_k=2)
+    assert len(result.labels) == 2
+    assert (result.provenance.model, result.provenance.version) == ("classifier", "1")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    os.killpg(process.pid, signal.SIGINT)
+    output, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    assert "draining" in output
+    assert "Traceback" not in complaint
+    until = time.monotonic() + 10
+    while any(child.is_running() for child in children) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_a_task_without_a_champion_is_one_sentence_with_the_way_out(folder: Path):
+    process = eagerly(folder, "serve", "sentiment", "--port", "0", "--metrics-port", "0")
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "`eagerly train sentiment`" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_corrupt_artifact_in_the_registry_is_refused_and_not_stored(folder: Path, tmp_path: Path):
+    (weights,) = (folder / "mlruns").rglob("model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    fetched = subprocess.run(
+        [sys.executable, "-m", "services.models", "classifier"],
+        cwd=folder,
+        env={**environment(folder), "EAGERLY_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    weights.write_bytes(content)
+    assert fetched.returncode == 2, fetched.stderr
+    assert "model.safetensors" in fetched.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
