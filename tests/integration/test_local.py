@@ -1,0 +1,93 @@
+"""`eagerly train --local`, from the command to the registry, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trained import ROOT, Trained, python
+
+from pipelines import artifact, registry, tracking
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
+NOWHERE = "http://127.0.0.1:9"
+
+
+def _client() -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking.uri())
+
+
+def test_a_run_ends_with_its_metrics_run_and_version(trained_alone: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained_alone.folder}/mlflow.db")
+    result = trained_alone.result
+    assert result.returncode == 0, result.stderr
+    version = registry.champion("classifier")
+    assert f"MLflow run     {version.run_id} in sqlite:" in result.stdout
+    assert "model version  classifier 1, champion, as there was none" in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["test", "accuracy", f"{version.metrics['accuracy']:.4f}"] in rows
+    assert artifact.verify(trained_alone.run_dir / "artifact") == version.digest
+    assert "step " in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_run_has_system_metrics(trained_alone: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained_alone.folder}/mlflow.db")
+    metrics = _client().get_run(registry.champion("classifier").run_id).data.metrics
+    assert any(name.startswith("system/cpu") for name in metrics)
+
+
+def test_a_tracker_that_is_down_stops_no_training_and_recording_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["-m", "eagerly", "train", str(ROOT / "examples" / "linear_regression"), "--local", "--lr", "0.5"]
+    down = python(*words, folder=tmp_path, MLFLOW_TRACKING_URI=NOWHERE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    assert down.returncode == 1
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    artifact.verify(run_dir / "artifact")
+    last = down.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"eagerly: the run in '{run_dir}' is not in MLflow (")
+    assert last.endswith(f"`eagerly train --resume {run_dir}` tries again")
+
+    again = python("-m", "eagerly", "train", "--resume", str(run_dir), folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    version = registry.champion("linear_regression")
+    assert version.version == 1
+    history = _client().get_metric_history(version.run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1000))
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", str(ROOT / "examples" / "parity"), "--local", "--epochs", "9999", "--run-dir", "run"]
+    command = [sys.executable, "-m", "eagerly", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(tmp_path / "run" / "mlflow.json")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "eagerly: interrupted"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
+    run_id = json.loads((tmp_path / "run" / "mlflow.json").read_text())["run_id"]
+    assert _client().get_run(run_id).info.status == "KILLED"
+    assert not _processes_that_mention(str(tmp_path))
+
+
+def _wait_for(path: Path, patience_seconds: float = 90) -> None:
+    end = time.monotonic() + patience_seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.1)
+
+
+def _processes_that_mention(text: str) -> list[int]:
+    import psutil
+
+    return [found.pid for found in psutil.process_iter(["cmdline"]) if text in " ".join(found.info["cmdline"] or [])]
