@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,17 @@ def train(launch: Launch, planned: list[Run]) -> int:
     if _rank() > 0:
         work(planned, launch)
         return 0
+    try:
+        results = _record(work, planned, launch)
+    except recording.NotRecorded as problem:
+        print(f"eagerly: {problem}", file=sys.stderr)
+        return 1
+    for result in results:
+        print(_summary(result))
+    return 0
+
+
+def _record(work: Callable[[list[Run], Launch], None], planned: list[Run], launch: Launch) -> list[dict[str, Any]]:
     folders = [run.folder for run in planned]
     with Display(folders) as display:
         recorder = recording.Recording(folders)
@@ -48,14 +60,7 @@ def train(launch: Launch, planned: list[Run]) -> int:
                 runs.discard(planned)
             raise
         display.say("registering")
-        try:
-            results = recorder.close()
-        except recording.NotRecorded as problem:
-            print(f"eagerly: {problem}", file=sys.stderr)
-            return 1
-    for result in results:
-        print(_summary(result))
-    return 0
+        return recorder.close()
 
 
 def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
