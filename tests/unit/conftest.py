@@ -1,6 +1,8 @@
 """What unit tests share."""
 
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,3 +19,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[training.Pair]":
     both = training.Pair(tmp_path_factory.mktemp("pair"))
     yield both
     both.close()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with nothing in it, to copy: making one takes seconds."""
+    from pipelines import registry
+
+    place = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow's own use of sqlalchemy
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
+        assert registry.names() == []
+    return place

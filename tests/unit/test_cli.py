@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,14 +68,11 @@ def test_a_mistake_is_one_sentence(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An empty store, made once."""
-    folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        registry.names()
-    return uri
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    """A store of this module's own."""
+    place = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_store, place)
+    return f"sqlite:///{place}"
 
 
 @pytest.mark.parametrize(

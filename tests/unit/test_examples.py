@@ -49,13 +49,17 @@ def test_the_article_s_settings_have_not_converged(tmp_path: Path) -> None:
     assert 0.5 < _distance(outcome) < 2
 
 
-def test_a_larger_rate_reaches_least_squares(tmp_path: Path) -> None:
-    assert _distance(training.train(tmp_path, REGRESSION, lr=0.5)) < 1e-3
+@pytest.fixture(scope="module")
+def converged(tmp_path_factory: pytest.TempPathFactory) -> training.Outcome:
+    return training.train(tmp_path_factory.mktemp("converged"), REGRESSION, lr=0.5)
 
 
-def test_a_line_predicts_and_refuses_what_is_no_number(tmp_path: Path) -> None:
-    training.train(tmp_path, REGRESSION, lr=0.5)
-    model = tasks.find(REGRESSION).model.Model.load(tmp_path / "artifact")
+def test_a_larger_rate_reaches_least_squares(converged: training.Outcome) -> None:
+    assert _distance(converged) < 1e-3
+
+
+def test_a_line_predicts_and_refuses_what_is_no_number(converged: training.Outcome) -> None:
+    model = tasks.find(REGRESSION).model.Model.load(converged.folder / "artifact")
     good, word, infinite = model.predict([0.5, "x", math.inf])
     assert good == pytest.approx(0.48, abs=1e-3)
     assert str(word) == "x is 'x'; it must be a finite number"

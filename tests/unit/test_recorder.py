@@ -1,6 +1,7 @@
 """A run ends up in MLflow whole: settings, metrics, pictures, artifact and where it came from."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Any:
     """A run that was cut short and recorded, then resumed and recorded again."""
     folder = tmp_path_factory.mktemp("recorded")
+    shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.chdir(folder)
@@ -97,6 +99,8 @@ def test_settings_and_data_are_parameters(recorded: Any) -> None:
     params = _client().get_run(recorded["result"]["run_id"]).data.params
     assert (params["epochs"], params["arch"], params["local"], params["workers"]) == ("2", "article", "True", "1")
     assert len(params["data_digest"]) == 64
+    (used,) = _client().get_run(recorded["result"]["run_id"]).inputs.dataset_inputs
+    assert used.dataset.name == "digits" and params["data_digest"].startswith(used.dataset.digest)
     assert int(params["parameters"]) > 1000
 
 
@@ -133,7 +137,7 @@ def test_recording_a_finished_run_again_adds_nothing(recorded: Any) -> None:
 
 
 def test_a_run_that_diverged_has_failed(recorded: Any, tmp_path: Path) -> None:
-    start = {"event": "start", "data_digest": "0" * 64, "parameters": 3}
+    start = {"event": "start", "data": "digits", "data_digest": "0" * 64, "parameters": 3}
     run = _journal(
         tmp_path / "diverged", {"event": "loading"}, start, {"event": "error", "sentence": "the loss is nan"}
     )

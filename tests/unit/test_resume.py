@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import training
 
 from pipelines import sealed
 
-DEFAULT = {"epochs": 3, "batch_size": 256}
+DEFAULT: dict[str, Any] = {"epochs": 3, "batch_size": 256}
 """The default recipe: batch norm, dropout, augmentation, one-cycle; 6 steps an epoch."""
 CHILD = """
 import sys
