@@ -23,7 +23,8 @@ def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     place = folder / f"step-{step:09d}"
     if not _is_whole(place):
-        shutil.rmtree(place, ignore_errors=True)
+        for torn in [place, *folder.glob(".step-*.rough")]:  # what a crash left half-written
+            shutil.rmtree(torn, ignore_errors=True)
         sealed.write(place, lambda rough: _fill(rough, state))
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)

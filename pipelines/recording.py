@@ -16,6 +16,11 @@ NICENESS = 5
 class NotRecorded(RuntimeError):
     """The model was trained and lies in its run folder, but MLflow does not know of it."""
 
+    def __init__(self, sentence: str, recorded: list[dict[str, Any]]) -> None:
+        """Takes what to say, and the results of the other runs."""
+        super().__init__(sentence)
+        self.recorded = recorded
+
 
 class Recording:
     """A recorder process that follows run folders, in a session of its own so that Ctrl-C ends it last."""
@@ -49,7 +54,8 @@ class Recording:
                 problem = results[failed]["error"] if failed < len(results) else self._last_words()
                 where = self._folders[failed]
                 again = f"`eagerly train --resume {where}` tries again"
-                raise NotRecorded(f"the run in {str(where)!r} is not in MLflow ({problem}); {again}")
+                sentence = f"the run in {str(where)!r} is not in MLflow ({problem}); {again}"
+                raise NotRecorded(sentence, [result for result in results if "error" not in result])
         return results
 
     def _wait(self) -> bytes:

@@ -81,7 +81,7 @@ def promote(name: str, version: int) -> Version:
 
 def rollback(name: str) -> Version:
     """Makes the version champion that was it before. Raises ValueError when none is left."""
-    _require(name)
+    require(name)
     there = {version.version for version in versions(name)}
     history = [version for version in _history(name) if version in there]
     if not history:
@@ -102,7 +102,7 @@ def champion(name: str) -> Version:
 
 def get(name: str, version: int) -> Version:
     """Finds one version. Raises ValueError when there is none of that number, naming those there are."""
-    _require(name)
+    require(name)
     for found in versions(name):
         if found.version == version:
             return found
@@ -148,7 +148,8 @@ def _version(entry: Any, aliased: int | None) -> Version:
     return Version(entry.name, number, entry.run_id, digest, entry.source, metrics, primary, number == aliased)
 
 
-def _require(name: str) -> None:
+def require(name: str) -> None:
+    """Raises ValueError when there is no model of that name, naming those there are."""
     if not _exists(name):
         raise ValueError(f"no model {name!r} in {tracking.uri()}; there are: {', '.join(names()) or 'none'}")
 

@@ -28,9 +28,10 @@ def decode(image: pb.Image) -> bytes | np.ndarray:
         if not image.encoded:
             raise BadInput("encoded", "is empty; send the bytes of a PNG or JPEG file")
         return image.encoded
-    shape = tuple(image.raw.shape)
-    _check_shape(shape, len(image.raw.data))
-    return np.frombuffer(image.raw.data, dtype=np.uint8).reshape(shape)
+    raw = image.raw
+    data, shape = raw.data, tuple(raw.shape)
+    _check_shape(shape, len(data))
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def encode(request: pb.ClassifyRequest, prediction: Prediction, result: pb.ClassifyResult) -> None:
@@ -45,11 +46,12 @@ def blame(image: pb.Image, error: Exception) -> str:
 
 
 def _check_shape(shape: tuple[int, ...], size_bytes: int) -> None:
+    """Raises BadInput for a shape that is no image's, or not that of so many bytes."""
     if len(shape) not in (2, 3):
         raise BadInput("raw.shape", f"has {len(shape)} numbers; it must be height, width and, unless grey, channels")
-    for axis, length in enumerate(shape):
-        if not 1 <= length <= LONGEST_SIDE:
-            raise BadInput(f"raw.shape[{axis}]", f"is {length}; it must be 1 to {LONGEST_SIDE}")
+    if min(shape) < 1 or max(shape) > LONGEST_SIDE:
+        axis, length = next((at, side) for at, side in enumerate(shape) if not 1 <= side <= LONGEST_SIDE)
+        raise BadInput(f"raw.shape[{axis}]", f"is {length}; it must be 1 to {LONGEST_SIDE}")
     if len(shape) == 3 and shape[2] not in (1, 3):
         raise BadInput("raw.shape[2]", f"is {shape[2]}; an image has 1 or 3 channels")
     if prod(shape) != size_bytes:

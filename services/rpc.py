@@ -87,8 +87,10 @@ class Rpc:
         request = _parse(service.request, body)
         inputs = service.decode_items(request, self._most_items)
         good = [item for item in inputs if not isinstance(item, errors.BadInput)]
-        predictions = iter(await self.batcher.submit(good, deadline) if good else [])
-        answers = [item if isinstance(item, errors.BadInput) else next(predictions) for item in inputs]
+        answers = await self.batcher.submit(good, deadline) if good else []
+        if len(good) < len(inputs):
+            predictions = iter(answers)
+            answers = [item if isinstance(item, errors.BadInput) else next(predictions) for item in inputs]
         reply, codes = service.encode_results(request, answers)
         for code, count in codes.items():
             self._figures.items(code, count)

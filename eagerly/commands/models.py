@@ -51,8 +51,8 @@ def _list(name: str | None) -> None:
 
     names = registry.names() if name is None else [name]
     rows = [_row(version) for model in names for version in registry.versions(model)]
-    if name is not None and not rows:
-        registry.champion(name)  # raises the sentence that says how to get one
+    if name is not None:
+        registry.require(name)
     print(table.render(("model", "version", "alias", "metric", "value", "digest", "run"), rows))
     if not rows:
         print("no versions yet; `eagerly train classifier` trains and registers one")
@@ -66,6 +66,7 @@ def _row(found: "Version") -> tuple[object, ...]:
 def _show(name: str, number: int | None) -> None:
     from pipelines import registry
 
+    registry.require(name)
     found = registry.champion(name) if number is None else registry.get(name, number)
     facts = [
         ("model", found.name),

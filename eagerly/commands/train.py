@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import make_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from eagerly import flags, table
 from eagerly.commands.progress import Display
@@ -19,7 +19,6 @@ TASK is one of {", ".join(tasks.TASKS)}, `all`, or the folder of a task of your 
 {", ".join(tasks.FILES)}. `eagerly train TASK --help` shows the task's flags.
 `eagerly train --resume RUN_DIR` continues a run with the settings it was started with.
 `torchrun --nproc-per-node 2 -m eagerly train TASK [flags]` trains in torchrun's processes, without Ray."""
-Config = TypeVar("Config", bound=Settings)
 
 
 def main(words: list[str]) -> int:
@@ -40,10 +39,10 @@ def train(launch: Launch, planned: list[Run]) -> int:
     try:
         results = _record(work, planned, launch)
     except recording.NotRecorded as problem:
+        _print(problem.recorded)
         print(f"eagerly: {problem}", file=sys.stderr)
         return 1
-    for result in results:
-        print(_summary(result))
+    _print(results)
     return 0
 
 
@@ -125,6 +124,11 @@ def _through_ray(planned: list[Run], launch: Launch) -> None:
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        print(_summary(result))
 
 
 def _summary(result: dict[str, Any]) -> str:
