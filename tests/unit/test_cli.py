@@ -47,10 +47,10 @@ def _working_folder(tracking_store: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (f"train {REGRESSION} --local --lr 50", "the loss is "),
         ("models lst", "`eagerly models lst` is not understood; it is `eagerly models list"),
         ("models promote classifier one", "version 'one' is no version number; versions count from 1"),
-        ("models show classifier", "no champion for classifier in sqlite:"),
+        ("models show classifier", "no model 'classifier' in sqlite:"),
         ("models promote classifier 3", "no model 'classifier' in sqlite:"),
         ("models rollback classifier", "no model 'classifier' in sqlite:"),
-        ("models list classifier", "no champion for classifier in sqlite:"),
+        ("models list classifier", "no model 'classifier' in sqlite:"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
