@@ -10,7 +10,14 @@ from pipelines.journal import Reader
 from pipelines.runs import Run
 from pipelines.settings import Launch
 
-QUIET = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_TRAIN_LOG_LEVEL": "ERROR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+SETTINGS = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_LOG_LEVEL": "ERROR",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Ray's own settings where we start it: silent beside the progress bar, and workers at a program's usual priority."""
 
 
 def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> str:
@@ -22,7 +29,7 @@ def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> str:
     """
     import ray
 
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     page = ""
     if not ray.is_initialized():
@@ -52,10 +59,14 @@ def train(runs: list[Run], launch: Launch) -> None:
     from ray.train.torch import TorchTrainer
 
     words = [(run.word, str(run.folder)) for run in runs]
-    threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.workers)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"runs": words, "threads": threads, "gpu": launch.gpu, "save": launch.checkpoint_steps},
+        train_loop_config={
+            "runs": words,
+            "threads": launch.threads,
+            "gpu": launch.gpu,
+            "save": launch.checkpoint_steps,
+        },
         scaling_config=ScalingConfig(num_workers=launch.workers, use_gpu=launch.gpu),
         run_config=RunConfig(name="ray", storage_path=str(runs[0].folder)),
     )
@@ -82,7 +93,8 @@ def _work(settings: dict[str, Any]) -> None:
         from ray.train.torch import get_device
 
         device = str(get_device())
-    place = loop.Place(rank, world, device, settings["threads"])
+    threads = settings["threads"] or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    place = loop.Place(rank, world, device, threads)
     for _, folder in settings["runs"]:
         run = runs.reopen(Path(folder))
         journal = Journal(run.folder)

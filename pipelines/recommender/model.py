@@ -168,8 +168,7 @@ class Model:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = {name: settings[name] for name in ("buckets", "dim", "dropout", "item_dropout")}
         bags = Bags(weights["offsets"], weights["features"], weights["weights"])
-        with torch.device("meta"):
-            network = Network(bags, **settings)
+        network = Network(bags, **settings)
         network.load_state_dict(weights, assign=True)
         histories = Histories(**load_file(folder / "histories.safetensors", device=device))
         names = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
