@@ -151,9 +151,8 @@ def _version(entry: Any, aliased: int | None) -> Version:
 def require(name: str) -> None:
     """Raises ValueError when there is no model of that name, naming those there are."""
     if not _exists(name):
-        raise ValueError(
-            f"no model {name!r} in {tracking.uri()}; there are: {', '.join(names()) or 'none'}; `eagerly train` makes one"
-        )
+        there = ", ".join(names()) or "none"
+        raise ValueError(f"no model {name!r} in {tracking.uri()}; there are: {there}; `eagerly train` makes one")
 
 
 def _exists(name: str) -> bool:
