@@ -185,7 +185,7 @@ class Batcher:
             if not call.answer.done():
                 call.answer.set_exception(errors.TooLate("no time was left before compute"))
         if self.observe and batch.calls:
-            self.observe(batch)
+            self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
 
 
 def _failure(cause: Exception) -> errors.Failure:

@@ -11,6 +11,8 @@ No label takes a value from a caller.
 import fcntl
 import os
 from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,10 +91,11 @@ class Histogram:
         self._buckets = buckets
         self._total = total
 
-    def observe(self, value: float) -> None:
-        """Counts a value in its bucket."""
-        self._buckets[bisect_left(self._bounds, value)].add(1)
-        self._total.add(value)
+    def observe(self, values: Sequence[float]) -> None:
+        """Counts values in their buckets, with one write for each bucket."""
+        for bucket, count in Counter(bisect_left(self._bounds, value) for value in values).items():
+            self._buckets[bucket].add(count)
+        self._total.add(sum(values))
 
 
 class Metrics:

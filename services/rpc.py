@@ -7,6 +7,7 @@ Python exception.
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -59,7 +60,7 @@ class Rpc:
         """Answers a call; every error leaves as a status of status.py."""
         started = time.monotonic()
         code = code_pb2.UNKNOWN
-        self._figures.in_flight.add(1)
+        self._figures.begin()
         try:
             context.set_trailing_metadata(self._trailers)
             reply = await self._reply(body, _deadline(context, started))
@@ -78,7 +79,6 @@ class Rpc:
             code = code_pb2.INTERNAL
             return await self._refuse(status.of(failure), context)
         finally:
-            self._figures.in_flight.add(-1)
             self._figures.call(code, time.monotonic() - started)
 
     async def _reply(self, body: bytes, deadline: float) -> bytes:
@@ -92,8 +92,7 @@ class Rpc:
             predictions = iter(answers)
             answers = [item if isinstance(item, errors.BadInput) else next(predictions) for item in inputs]
         reply, codes = service.encode_results(request, answers)
-        for code, count in codes.items():
-            self._figures.items(code, count)
+        self._figures.items.update(codes)
         return reply
 
     async def _refuse(self, refusal: status_pb2.Status, context: "aio.ServicerContext[bytes, bytes]") -> bytes:
@@ -104,44 +103,60 @@ class Rpc:
 
 
 class Figures:
-    """The metrics of one RPC, opened once so that a call only adds numbers."""
+    """The metrics of one RPC, opened once; calls are counted together, once their replies are on their way."""
 
     def __init__(self, loaded: Loaded, figures: metrics.Metrics) -> None:
         """Opens every metric of the table, so that all are present from the start."""
         service, method = loaded.service.name, loaded.service.method.name
         self._figures = figures
         self._labels = (service, method)
-        self._calls: dict[int, metrics.Value] = {}
-        self._items: dict[int, metrics.Value] = {}
-        self.in_flight = figures.value(metrics.IN_FLIGHT, service, method)
+        self._loop = asyncio.get_running_loop()
+        self._ended: list[tuple[int, float]] = []
+        self._in_flight_count = 0
+        self.items: Counter[int] = Counter()
+        """Items of answered calls that are still to be counted, by their code."""
+        self._opened: dict[tuple[str, int], metrics.Value] = {}
+        self._in_flight = figures.value(metrics.IN_FLIGHT, service, method)
         self._duration = figures.histogram(metrics.REQUEST_SECONDS, service, method)
         self._queue = figures.histogram(metrics.QUEUE_SECONDS, service)
         self._compute = figures.histogram(metrics.COMPUTE_SECONDS, service)
         self._batch_size = figures.histogram(metrics.BATCH_SIZE, service)
         figures.value(metrics.MODEL_INFO, service, str(loaded.version), loaded.run_id, loaded.digest).set(1)
-        self._count(metrics.REQUESTS, self._calls, code_pb2.OK, 0)
-        self._count(metrics.ITEMS, self._items, code_pb2.OK, 0)
+        self._count(metrics.REQUESTS, code_pb2.OK, 0)
+        self._count(metrics.ITEMS, code_pb2.OK, 0)
+
+    def begin(self) -> None:
+        """Notes that a call has come in."""
+        self._in_flight_count += 1
+        self._in_flight.set(self._in_flight_count)
 
     def call(self, code: int, seconds: float) -> None:
-        """Counts a call that has ended."""
-        self._count(metrics.REQUESTS, self._calls, code, 1)
-        self._duration.observe(seconds)
+        """Notes that a call has ended, to be counted with the others of this turn of the loop."""
+        self._in_flight_count -= 1
+        if not self._ended:
+            self._loop.call_soon(self._flush)
+        self._ended.append((code, seconds))
 
-    def items(self, code: int, count: int) -> None:
-        """Counts items of a call that has been answered."""
-        self._count(metrics.ITEMS, self._items, code, count)
+    def _flush(self) -> None:
+        ended, self._ended = self._ended, []
+        items, self.items = self.items, Counter()
+        for code, count in Counter(code for code, _ in ended).items():
+            self._count(metrics.REQUESTS, code, count)
+        for code, count in items.items():
+            self._count(metrics.ITEMS, code, count)
+        self._duration.observe([seconds for _, seconds in ended])
+        self._in_flight.set(self._in_flight_count)
 
     def batch(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""
-        for call in batch.calls:
-            self._queue.observe(batch.started - call.submitted)
-        self._compute.observe(batch.compute_s)
-        self._batch_size.observe(batch.size)
+        self._queue.observe([batch.started - call.submitted for call in batch.calls])
+        self._compute.observe([batch.compute_s])
+        self._batch_size.observe([batch.size])
 
-    def _count(self, metric: metrics.Metric, opened: dict[int, metrics.Value], code: int, amount: int) -> None:
-        value = opened.get(code)
+    def _count(self, metric: metrics.Metric, code: int, amount: int) -> None:
+        value = self._opened.get((metric.name, code))
         if value is None:
-            value = opened[code] = self._figures.value(metric, *self._labels, status.name(code))
+            value = self._opened[metric.name, code] = self._figures.value(metric, *self._labels, status.name(code))
         value.add(amount)
 
 

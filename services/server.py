@@ -67,6 +67,7 @@ class Server:
             await rpc.batcher.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
+        await asyncio.sleep(0)  # lets the last calls be counted
         self._figures.close()
 
     def check(self) -> None:

@@ -23,7 +23,7 @@ mine = metrics.Metrics(Path(sys.argv[1]))
 mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(5)
 mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(3)
 mine.value(metrics.MODEL_INFO, "sentiment", "8", "other-run", "ff").set(1)
-mine.histogram(metrics.BATCH_SIZE, "sentiment").observe(3)
+mine.histogram(metrics.BATCH_SIZE, "sentiment").observe([3])
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -89,7 +89,7 @@ def test_one_scrape_answers_for_every_process(tmp_path: Path, other_replica: "su
     mine = metrics.Metrics(tmp_path)
     mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(2)
     mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
-    mine.histogram(metrics.BATCH_SIZE, "sentiment").observe(1)
+    mine.histogram(metrics.BATCH_SIZE, "sentiment").observe([1])
     figures = read(metrics.scrape(tmp_path))
     assert figures["eagerly_requests_total", "OK", "Analyze", "sentiment"] == 7
     assert figures["eagerly_in_flight_requests", "Analyze", "sentiment"] == 4
