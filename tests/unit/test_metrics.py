@@ -35,6 +35,17 @@ def read(text: bytes) -> dict[tuple[str, ...], float]:
     return {(one.name, *(one.labels[key] for key in sorted(one.labels))): one.value for one in samples}
 
 
+def scrape(endpoint: endpoints.Endpoint, calls: int) -> str:
+    """The metrics once all calls are counted, which happens when their replies are on their way."""
+    until = time.monotonic() + 5
+    while True:
+        text = urllib.request.urlopen(endpoint.metrics).read().decode()
+        counted = sum(value for key, value in read(text.encode()).items() if key[0] == "eagerly_requests_total")
+        if counted >= calls or time.monotonic() > until:
+            return text
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def other_replica(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that has counted into the same folder."""
@@ -51,7 +62,7 @@ def test_every_metric_is_there_after_one_call_with_the_labels_of_the_table(tmp_p
     with endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path) as endpoint:
         with Client(endpoint.address) as client:
             client.analyze(["one"])
-        text = urllib.request.urlopen(endpoint.metrics).read().decode()
+        text = scrape(endpoint, calls=1)
     families = {family.name: family for family in text_string_to_metric_families(text)}
     for metric in metrics.TABLE:
         family = families[metric.name.removesuffix("_total")]
@@ -75,7 +86,7 @@ def test_no_label_takes_a_value_from_a_caller(tmp_path: Path):
                 client.analyze([f"caller {number}", ""])
             with pytest.raises(CallError):
                 client.analyze([])
-        figures = read(urllib.request.urlopen(endpoint.metrics).read())
+        figures = read(scrape(endpoint, calls=51).encode())
     counters = ("eagerly_requests_total", "eagerly_items_total")
     assert {key: value for key, value in figures.items() if key[0] in counters} == {
         ("eagerly_requests_total", "OK", "Analyze", "sentiment"): 50,
