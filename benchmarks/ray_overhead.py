@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import runs
 
-BATCH, EPOCHS, LIMIT = 64, 60, 1.05
+BATCH, EPOCHS, LIMIT = 64, 240, 1.05
 FLAGS = ["--arch", "article", "--epochs", str(EPOCHS), "--batch-size", str(BATCH)]
 BARE = """
 import sys

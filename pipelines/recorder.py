@@ -15,7 +15,7 @@ from typing import Any
 from pipelines import plots, registry, sealed, tracking
 from pipelines.journal import Event, Reader
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 2.0
 
 
 def main(run_dirs: list[str]) -> int:
