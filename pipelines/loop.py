@@ -7,7 +7,7 @@ Shapes: B examples of a global batch, K steps of a logging window.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,6 @@ class Progress:
     best: float = float("-inf")
     best_epoch: int = -1
     done: bool = False
-    problems: list[str] = field(default_factory=list)
 
 
 class Diverged(ValueError):
@@ -78,8 +77,7 @@ def run(
     emit({"event": "loading"})
     worker = Worker(task, config, run_dir, place, emit, data or task.data.load(config), checkpoint_steps)
     worker.resume()
-    steps = worker.steps_per_epoch * config.epochs
-    emit({"event": "start", "step": worker.progress.step, "steps": steps, **worker.describe()})
+    emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
     while worker.progress.epoch < config.epochs and not worker.progress.done:
         worker.train_epoch()
         worker.finish_epoch()
@@ -105,7 +103,7 @@ class Worker:
         self.stepper = Stepper(self._replica(), loss, groups, config, self.device, place.rank, place.world)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.steps_per_epoch = -(-len(self.train) // config.batch_size)
+        self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.checkpoint_steps = checkpoint_steps
         self.window_steps = 1
         self.next_save = 0.0
@@ -134,12 +132,11 @@ class Worker:
         config, progress = self.config, self.progress
         plan = batches.training(config.seed, progress.epoch, len(self.train), config.batch_size, self.train.lengths)
         draw = Draw(config.seed, progress.epoch)
-        total = self.steps_per_epoch * config.epochs
         self.stepper.network.train()
         losses: list[Tensor] = []
         started = time.perf_counter()
         for batch_B in plan[progress.batch :]:
-            losses.append(self.stepper.step(self.train, batch_B, draw, progress.step, total))
+            losses.append(self.stepper.step(self.train, batch_B, draw, progress.step, self.total_steps))
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
             saving = self.checkpoint_steps and progress.step % self.checkpoint_steps == 0
             if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
@@ -155,8 +152,7 @@ class Worker:
         *means, seconds = (collectives.sum_over_ranks(window_K1, self.place.world) / self.place.world).tolist()
         self.window_steps = max(1, min(WINDOW_STEPS, round(len(losses) * WINDOW_SECONDS / max(seconds, 1e-6))))
         first = self.progress.step - len(means)
-        total = self.steps_per_epoch * self.config.epochs
-        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, total)
+        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps)
         speed = len(means) * self.config.batch_size / max(seconds, 1e-9)
         self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
         for number, mean in enumerate(means):
