@@ -33,9 +33,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, with the service that it answers for."""
+    """A model in memory, with the typed service that it answers for."""
 
-    service: Service
+    name: str
+    """The task's name."""
+    service: Service | None
+    """None for a task of the user's own, which the generic RPCs alone serve."""
     model: Any
     """A task's Model: predict(inputs) and examples()."""
     version: int
@@ -46,7 +49,7 @@ class Loaded:
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """The provenance that every reply carries as trailing metadata."""
         return (
-            ("eagerly-model", self.service.name),
+            ("eagerly-model", self.name),
             ("eagerly-model-version", str(self.version)),
             ("eagerly-run-id", self.run_id),
             ("eagerly-model-digest", self.digest),
@@ -61,7 +64,7 @@ def load(stored: Stored) -> Loaded:
     if digest != stored.digest:
         raise ValueError(f"the model in {stored.folder} has the digest {digest}; {stored.digest} was expected")
     model = tasks.find(stored.service).model.Model.load(Path(stored.folder))
-    return Loaded(find(stored.service), model, stored.version, stored.run_id, stored.digest)
+    return Loaded(stored.service, find(stored.service), model, stored.version, stored.run_id, stored.digest)
 
 
 def home() -> Path:

@@ -11,10 +11,10 @@ class Options:
     """Address of the gRPC port."""
     port: int = 9000
     """gRPC port; 0 takes a free one."""
-    metrics_host: str = "127.0.0.1"
-    """Address of the metrics port."""
     metrics_port: int = 9090
     """Port of Prometheus metrics; 0 takes a free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics port, apart so that metrics stay private when gRPC is public."""
     max_message_bytes: int = 4 * 1024 * 1024
     """Largest request."""
     max_items: int = 1024

@@ -8,11 +8,13 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from services.door import Keepers
 from services.exposition import MetricsServer
 from services.metrics import Metrics
 from services.models import Loaded
 from services.options import Options
 from services.rpc import Rpc
+from services.slots import Slot
 
 NOTICE_S = 0.1
 """Seconds between saying NOT_SERVING and closing the port, for those who watch health."""
@@ -29,7 +31,9 @@ class Server:
         self._metrics_folder = metrics_folder
         self._metrics_server: MetricsServer | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._rpcs = [Rpc(loaded, options, self._figures) for loaded in models]
+        self.slots = {loaded.name: Slot(loaded, options, self._figures) for loaded in models}
+        keepers = Keepers(self._figures)
+        self._rpcs = [Rpc(one.service, self.slots[one.name], options, keepers) for one in models if one.service]
         self._server = aio.server(options=_arguments(options))
         self._register()
         self.port = options.port
@@ -43,14 +47,14 @@ class Server:
     @property
     def waiting_count(self) -> int:
         """Items waiting for a model."""
-        return sum(rpc.batcher.waiting_count for rpc in self._rpcs)
+        return sum(slot.waiting_count for slot in self.slots.values())
 
     async def start(self) -> None:
         """Warms the models up, then listens, then says SERVING."""
         for name in self._names():
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        for rpc in self._rpcs:
-            await rpc.warm_up()
+        for slot in self.slots.values():
+            await slot.start()
         options = self._options
         self._metrics_server = MetricsServer(options.metrics_host, options.metrics_port, self._metrics_folder)
         self.port = self._server.add_insecure_port(address(options.host, options.port))
@@ -63,8 +67,8 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(NOTICE_S)
         await self._server.stop(self._options.drain_s)
-        for rpc in self._rpcs:
-            await rpc.batcher.close()
+        for slot in self.slots.values():
+            await slot.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         await asyncio.sleep(0)  # lets the last calls be counted
@@ -72,8 +76,8 @@ class Server:
 
     def check(self) -> None:
         """Raises RuntimeError when a model's thread has died."""
-        for rpc in self._rpcs:
-            rpc.batcher.check()
+        for slot in self.slots.values():
+            slot.check()
 
     def _names(self) -> list[str]:
         """The names that health knows: the whole endpoint's, which is empty, and each service's."""
@@ -82,7 +86,7 @@ class Server:
     def _register(self) -> None:
         """Adds the services, health, and reflection in both its versions."""
         for rpc in self._rpcs:
-            handler = grpc.unary_unary_rpc_method_handler(rpc.answer)
+            handler = grpc.unary_unary_rpc_method_handler(rpc.door.answer)
             self._server.add_generic_rpc_handlers(
                 (
                     grpc.method_handlers_generic_handler(

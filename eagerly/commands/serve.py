@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,38 +15,22 @@ from typing import TYPE_CHECKING
 import tyro
 
 from eagerly import flags
+from services.options import Options
 
 if TYPE_CHECKING:
     from services.models import Stored
-    from services.options import Options
 
 
 @dataclass(frozen=True)
-class Serve:
+class Serve(Options):
     """Serves the champions of tasks on one gRPC port."""
 
     services: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tasks to serve; none means all."""
-    host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: int = 9000
-    """gRPC port; 0 takes a free one."""
-    metrics_port: int = 9090
-    """Port of Prometheus metrics; 0 takes a free one."""
     replicas: int = 1
     """Processes that hold the models and share the port."""
     threads: int = 0
     """CPU threads each model computes with; 0 shares this machine's cores among the replicas."""
-    max_message_bytes: int = 4 * 1024 * 1024
-    """Largest request."""
-    max_items: int = 1024
-    """Most items a call."""
-    max_batch: int = 64
-    """Most items computed together."""
-    max_waiting: int = 4096
-    """Most items waiting for a model; more are refused."""
-    max_connection_age_s: float = 0.0
-    """Seconds after which clients are asked to connect anew, so that connections spread; 0 never asks."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown service or a number out of range."""
@@ -59,6 +43,7 @@ class Serve:
             raise ValueError(f"--replicas is {self.replicas}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
+        _options(self, self.port, self.metrics_port)
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
     from pipelines.tasks import TASKS
 
     port = _probe(args.host, args.port, "--port")
-    metrics_port = _probe(args.host, args.metrics_port, "--metrics-port")
+    metrics_port = _probe(args.metrics_host, args.metrics_port, "--metrics-port")
     from services import hosting
 
     with contextlib.ExitStack() as stack:
@@ -119,26 +104,15 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
         assert found is not None
         options = _options(args, port, metrics_port)
         folder = stack.enter_context(hosting.deployed(options, found, args.replicas, cpus=0 if local else 1))
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        yield Running(f"{host}:{port}", f"http://{host}:{metrics_port}/metrics", folder, found)
+        metrics = f"http://{hosting.address(args.metrics_host, metrics_port)}/metrics"
+        yield Running(hosting.address(args.host, port), metrics, folder, found)
 
 
-def _options(args: Serve, port: int, metrics_port: int) -> "Options":
-    """Puts the flags in the endpoint's words."""
-    from services.options import Options
-
-    return Options(
-        host=args.host,
-        port=port,
-        metrics_host=args.host,
-        metrics_port=metrics_port,
-        max_message_bytes=args.max_message_bytes,
-        max_items=args.max_items,
-        max_batch=args.max_batch,
-        max_waiting=args.max_waiting,
-        threads=args.threads or max(1, (os.cpu_count() or 1) // args.replicas),
-        max_connection_age_s=args.max_connection_age_s,
-    )
+def _options(args: Serve, port: int, metrics_port: int) -> Options:
+    """Takes the endpoint's part of the flags, with the ports that were found free."""
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.replicas)
+    given = {field.name: getattr(args, field.name) for field in fields(Options)}
+    return Options(**{**given, "port": port, "metrics_port": metrics_port, "threads": threads})
 
 
 def _probe(host: str, port: int, flag: str) -> int:

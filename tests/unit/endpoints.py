@@ -59,7 +59,7 @@ def serving(models: list[Loaded], folder: Path, **options: Any) -> Iterator[Endp
 
 
 def loaded(name: str, model: Any) -> Loaded:
-    return Loaded(find(name), model, version=7, run_id="run-of-" + name, digest="0123abcd" * 8)
+    return Loaded(name, find(name), model, version=7, run_id="run-of-" + name, digest="0123abcd" * 8)
 
 
 @functools.cache

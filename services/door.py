@@ -1,0 +1,127 @@
+"""The door of every RPC: who may enter, until when, what it is told when it fails, and what is noted of it."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+from grpc import aio
+
+from services import errors, metrics, status
+
+log = logging.getLogger(__name__)
+
+Context = aio.ServicerContext[Any, Any]
+Work = Callable[[bytes, float, Context], Awaitable[bytes]]
+"""(the request's bytes, when the caller gives up on the clock of time.monotonic(), the call) to the reply's bytes."""
+
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class Keepers:
+    """What stands at every door of an endpoint; each may be None, which costs nothing."""
+
+    figures: metrics.Metrics
+    guard: Callable[[str, Context], None] | None = None
+    """Raises Unauthenticated or Forbidden: (the path of the RPC, the call)."""
+
+
+class Door:
+    """Answers the calls of one RPC with its work; every error leaves as a status of status.py."""
+
+    def __init__(self, path: str, labels: tuple[str, str], work: Work, keepers: Keepers) -> None:
+        """Takes the RPC's path and the service and method that metrics call it by; for the running event loop.
+
+        path: as on the wire, `/eagerly.v1.Sentiment/Analyze`.
+        """
+        self._path = path
+        self._work = work
+        self._guard = keepers.guard
+        self.figures = Figures(*labels, keepers.figures)
+
+    async def answer(self, body: bytes, context: Context) -> bytes:
+        """Answers a call."""
+        started = time.monotonic()
+        code = code_pb2.UNKNOWN
+        self.figures.begin()
+        try:
+            if self._guard is not None:
+                self._guard(self._path, context)
+            left = context.time_remaining()
+            reply = await self._work(body, float("inf") if left is None else started + left, context)
+            code = code_pb2.OK
+            return reply
+        except errors.ServiceError as error:
+            refusal = status.of(error)
+            code = refusal.code
+            return await refuse(refusal, context)
+        except asyncio.CancelledError:
+            code = code_pb2.CANCELLED
+            raise
+        except Exception:
+            failure = errors.Failure()
+            log.exception("request %s failed", failure.request_id)
+            code = code_pb2.INTERNAL
+            return await refuse(status.of(failure), context)
+        finally:
+            self.figures.end(code, time.monotonic() - started)
+
+
+async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:
+    """Ends a call with a status and its details, beside the trailing metadata that the call has already."""
+    details = ("grpc-status-details-bin", refusal.SerializeToString())
+    await context.abort(_GRPC_CODES[refusal.code], refusal.message, (*(context.trailing_metadata() or ()), details))
+    raise AssertionError("abort() raises")
+
+
+class Figures:
+    """The metrics of one RPC, opened once; calls are counted together, once their replies are on their way."""
+
+    def __init__(self, service: str, method: str, figures: metrics.Metrics) -> None:
+        """Opens every metric of the table, so that all are present from the start."""
+        self._figures = figures
+        self._labels = (service, method)
+        self._loop = asyncio.get_running_loop()
+        self._ended: list[tuple[int, float]] = []
+        self._in_flight_count = 0
+        self.items: Counter[int] = Counter()
+        """Items of answered calls that are still to be counted, by their code."""
+        self._opened: dict[tuple[str, int], metrics.Value] = {}
+        self._in_flight = figures.value(metrics.IN_FLIGHT, service, method)
+        self._duration = figures.histogram(metrics.REQUEST_SECONDS, service, method)
+        self._count(metrics.REQUESTS, code_pb2.OK, 0)
+        self._count(metrics.ITEMS, code_pb2.OK, 0)
+
+    def begin(self) -> None:
+        """Notes that a call has come in."""
+        self._in_flight_count += 1
+        self._in_flight.set(self._in_flight_count)
+
+    def end(self, code: int, seconds: float) -> None:
+        """Notes that a call has ended, to be counted with the others of this turn of the loop."""
+        self._in_flight_count -= 1
+        if not self._ended:
+            self._loop.call_soon(self._flush)
+        self._ended.append((code, seconds))
+
+    def _flush(self) -> None:
+        ended, self._ended = self._ended, []
+        items, self.items = self.items, Counter()
+        for code, count in Counter(code for code, _ in ended).items():
+            self._count(metrics.REQUESTS, code, count)
+        for code, count in items.items():
+            self._count(metrics.ITEMS, code, count)
+        self._duration.observe([seconds for _, seconds in ended])
+        self._in_flight.set(self._in_flight_count)
+
+    def _count(self, metric: metrics.Metric, code: int, amount: int) -> None:
+        value = self._opened.get((metric.name, code))
+        if value is None:
+            value = self._opened[metric.name, code] = self._figures.value(metric, *self._labels, status.name(code))
+        value.add(amount)

@@ -1,0 +1,109 @@
+"""A model's place in an endpoint: one generation of the model answers, until the next takes over between two calls."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from services import errors, metrics
+from services.batching import Batch, Batcher
+from services.models import Loaded
+from services.options import Options
+
+
+@dataclass(eq=False)
+class Generation:
+    """One model in memory with the thread that computes it; what answers a call from its beginning to its end."""
+
+    loaded: Loaded
+    batcher: Batcher
+    trailers: tuple[tuple[str, str], ...]
+    """Provenance, as the trailing metadata of every reply."""
+    info: metrics.Value
+    """The gauge that says which model is served."""
+
+
+class Slot:
+    """Holds the generation that answers now; all methods are for the event loop's thread.
+
+    A caller reads `current` and submits to it without waiting in between, so that no reply mixes two models.
+    """
+
+    def __init__(self, loaded: Loaded, options: Options, figures: metrics.Metrics) -> None:
+        """Starts the model's thread; must be called on the running event loop."""
+        self.name = loaded.name
+        self._options = options
+        self._metrics = figures
+        self._queue = figures.histogram(metrics.QUEUE_SECONDS, self.name)
+        self._compute = figures.histogram(metrics.COMPUTE_SECONDS, self.name)
+        self._batch_size = figures.histogram(metrics.BATCH_SIZE, self.name)
+        self._swapping = asyncio.Lock()
+        self.current = self._generation(loaded)
+
+    @property
+    def waiting_count(self) -> int:
+        """Items waiting for the model."""
+        return self.current.batcher.waiting_count
+
+    async def start(self) -> None:
+        """Warms the first generation up and shows it; raises ValueError when the model refuses its own examples."""
+        await self._warm_up(self.current)
+
+    async def swap(self, loaded: Loaded) -> None:
+        """Puts another generation in place, warm, and ends the one before when the calls it has are answered.
+
+        Raises ValueError, and changes nothing, when the model refuses its own examples.
+        """
+        async with self._swapping:
+            following = self._generation(loaded)
+            try:
+                await self._warm_up(following)
+            except BaseException:
+                await following.batcher.close()
+                raise
+            before, self.current = self.current, following
+            before.info.set(0)
+            following.info.set(1)  # once more: both may share the gauge
+            await before.batcher.close()
+
+    async def close(self) -> None:
+        """Answers what waits and ends the model's thread."""
+        async with self._swapping:
+            await self.current.batcher.close()
+
+    def check(self) -> None:
+        """Raises RuntimeError when the model's thread has died."""
+        self.current.batcher.check()
+
+    def _generation(self, loaded: Loaded) -> Generation:
+        options = self._options
+        batcher = Batcher(
+            loaded.model.predict, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting
+        )
+        labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
+        return Generation(loaded, batcher, loaded.trailers, self._metrics.value(metrics.MODEL_INFO, *labels))
+
+    async def _warm_up(self, generation: Generation) -> None:
+        """Computes the model's own examples, alone and as a full batch, before callers and metrics see it."""
+        examples: list[Any] = generation.loaded.model.examples()
+        count = min(self._options.max_batch, self._options.max_waiting)
+        full = (examples * count)[:count]
+        for inputs in (full[:1], full):
+            for answer in await generation.batcher.submit(inputs):
+                if isinstance(answer, Exception):
+                    raise ValueError(f"the model of {self.name} refuses its own examples: {answer}")
+        generation.batcher.observe = self._observe
+        generation.info.set(1)
+
+    def _observe(self, batch: Batch) -> None:
+        """Counts a batch that has been computed."""
+        self._queue.observe([batch.started - call.submitted for call in batch.calls])
+        self._compute.observe([batch.compute_s])
+        self._batch_size.observe([batch.size])
+
+
+def find(slots: dict[str, Slot], name: str) -> Slot:
+    """Finds a model by name; raises NotFound naming those there are."""
+    slot = slots.get(name)
+    if slot is None:
+        raise errors.NotFound(f"there is no model {name!r} here; there are: {', '.join(sorted(slots))}")
+    return slot
