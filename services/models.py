@@ -29,6 +29,8 @@ class Stored:
     run_id: str
     digest: str
     """SHA-256 of MANIFEST.json, in hexadecimal."""
+    task: str = ""
+    """The folder of a user's own task, absolute; empty for one of eagerly's."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def load(stored: Stored) -> Loaded:
     digest = artifact.verify(Path(stored.folder))
     if digest != stored.digest:
         raise ValueError(f"the model in {stored.folder} has the digest {digest}; {stored.digest} was expected")
-    model = tasks.find(stored.service).model.Model.load(Path(stored.folder))
+    model = tasks.find(stored.task or stored.service).model.Model.load(Path(stored.folder))
     return Loaded(stored.service, find(stored.service), model, stored.version, stored.run_id, stored.digest)
 
 
@@ -72,13 +74,16 @@ def home() -> Path:
     return Path(os.environ.get("EAGERLY_HOME") or Path.home() / ".eagerly").resolve()
 
 
-def fetch(task: str) -> Stored:
-    """Brings a task's champion into the store, unless it lies there already.
+def fetch(word: str) -> Stored:
+    """Brings the champion of a task into the store, unless it lies there already.
 
+    word: a task's name, or the folder of a user's own, whose name the registry knows its model by.
     Raises ValueError when the registry has no champion, or when its artifact is corrupt.
     """
     from pipelines import artifact, registry
 
+    found = tasks.find(word)
+    task, own = found.name, "" if word in tasks.TASKS else str(found.folder)
     version = registry.champion(task)
     folder = home() / "models" / task / f"{version.version}-{version.digest}"
     if not folder.is_dir():
@@ -89,7 +94,7 @@ def fetch(task: str) -> Stored:
     digest = artifact.verify(folder)
     if digest != version.digest:
         raise ValueError(f"the registry says that {task} version {version.version} is {version.digest}; it is {digest}")
-    return Stored(task, str(folder), version.version, version.run_id, digest)
+    return Stored(task, str(folder), version.version, version.run_id, digest, own)
 
 
 def _settle(incoming: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from pipelines.tasks import TASKS
 from services import errors, status
 
 
@@ -89,6 +90,8 @@ class Service:
         return errors.of_item(error, f"{path}.{below}" if below else path)
 
 
-def find(name: str) -> Service:
-    """Imports the service of a task: services/<name>.py has it as `SERVICE`."""
+def find(name: str) -> Service | None:
+    """Imports the service of a task: services/<name>.py has it as `SERVICE`; a user's own task has none."""
+    if name not in TASKS:
+        return None
     return importlib.import_module(f"services.{name}").SERVICE

@@ -26,19 +26,18 @@ class Serve(Options):
     """Serves the champions of tasks on one gRPC port."""
 
     services: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Tasks to serve; none means all."""
+    """Tasks to serve, or folders of your own; none means all of eagerly's."""
     replicas: int = 1
     """Processes that hold the models and share the port."""
     threads: int = 0
     """CPU threads each model computes with; 0 shares this machine's cores among the replicas."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown service or a number out of range."""
-        from pipelines.tasks import TASKS
+        """Raises ValueError for what is no task, or a number out of range."""
+        from pipelines import tasks
 
-        for name in self.services:
-            if name not in TASKS:
-                raise ValueError(f"unknown service {name!r}: it must be one of {', '.join(TASKS)}")
+        for word in self.services:
+            tasks.find(word)
         if self.replicas < 1:
             raise ValueError(f"--replicas is {self.replicas}; the least allowed is 1")
         if self.threads < 0:
@@ -90,15 +89,15 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
     Uses the Ray of this process or of RAY_ADDRESS where there is one; else starts one and stops it. The models are
     the registry's champions unless given. Raises ValueError when a port is in use or a model cannot be had.
     """
-    from pipelines.tasks import TASKS
+    from pipelines import tasks
 
     port = _probe(args.host, args.port, "--port")
     metrics_port = _probe(args.metrics_host, args.metrics_port, "--metrics-port")
     from services import hosting
 
     with contextlib.ExitStack() as stack:
-        names = list(dict.fromkeys(args.services or TASKS))
-        champions = stack.enter_context(hosting.Champions(names)) if models is None else None
+        words = {tasks.find(word).name: word for word in args.services or tasks.TASKS}
+        champions = stack.enter_context(hosting.Champions([*words.values()])) if models is None else None
         local = stack.enter_context(hosting.ray_running())
         found = models if champions is None else champions.wait()
         assert found is not None
