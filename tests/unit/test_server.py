@@ -48,7 +48,7 @@ def health(channel: grpc.Channel, service: str) -> int:
 
 
 def test_every_service_answers_the_examples_of_its_model(channel: grpc.Channel):
-    loaded = {one.service.name: one for one in endpoints.real_models()}
+    loaded = {one.name: one for one in endpoints.real_models()}
     encoded, raw = loaded["classifier"].model.examples()
     images = [
         classifier_pb2.Image(encoded=encoded),
@@ -65,6 +65,7 @@ def test_every_service_answers_the_examples_of_its_model(channel: grpc.Channel):
     }
     for name, request in requests.items():
         service = loaded[name].service
+        assert service is not None
         method = channel.unary_unary(f"/{service.descriptor.full_name}/{service.method.name}")
         response: Any = service.response.FromString(method(request.SerializeToString(), timeout=10))
         assert [result.status.code for result in response.results] == [0, 0]
