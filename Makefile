@@ -19,7 +19,8 @@ check: .venv/dev
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --warnings
 	.venv/bin/lint-imports
-	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=.venv/contract.binpb proto/eagerly/v1/*.proto
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=.venv/contract.binpb proto/eagerly/v1/*.proto \
+	    proto/inference/*.proto
 	.venv/bin/buf lint .venv/contract.binpb#format=binpb --config buf.yaml
 	$(PY) -m pytest tests/unit/test_stubs.py
 
@@ -28,6 +29,7 @@ bench: .venv/dev
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto
+	$(PROTOC) -Iservices/oip=proto/inference --python_out=. --pyi_out=. services/oip/open_inference.proto
 
 # Without annotations the lock files name packages, versions and hashes, and no place they come from.
 lock: .venv/uv
