@@ -31,6 +31,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
 def call(channel: grpc.Channel, task: str, body: bytes) -> Any:
     """Sends bytes as they are."""
     service = find(task)
+    assert service is not None
     method = channel.unary_unary(f"/{service.descriptor.full_name}/{service.method.name}")
     return service.response.FromString(method(body, timeout=10))
 
