@@ -107,6 +107,7 @@ def test_a_set_with_a_missing_file_says_which(tmp_path: Path) -> None:
 def test_a_failed_download_is_one_sentence_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first use, for all tests to come
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens on the discard port
     monkeypatch.setenv("EAGERLY_HOME", str(tmp_path))
