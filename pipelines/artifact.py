@@ -5,21 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines import sealed
+from pipelines.schema import Schema
 
 REQUIRED = ("model.safetensors", "config.json")
 SUFFIXES = (".safetensors", ".json", ".parquet")
 FORMAT = 1
+SCHEMA = "schema.json"
 
 
-def write(folder: Path, task: str, save: Callable[[Path], None]) -> str:
+def write(folder: Path, task: str, save: Callable[[Path], None], schema: Schema | None = None) -> str:
     """Writes an artifact atomically and returns its digest, the SHA-256 of MANIFEST.json.
 
-    `save` writes the model's files; the manifest gets the task's name and the format's number beside their digests.
+    `save` writes the model's files, and the schema goes beside them; the manifest gets the task's name and the
+    format's number beside their digests.
     Raises ValueError when the model writes a file of a kind that an artifact must not hold.
     """
 
     def fill(rough: Path) -> None:
         save(rough)
+        if schema is not None:
+            (rough / SCHEMA).write_text(schema.to_json(), encoding="utf-8")
         _check_kinds(rough, {entry.name for entry in rough.iterdir()})
 
     return sealed.write(folder, fill, {"task": task, "format": FORMAT})
@@ -34,6 +39,15 @@ def verify(folder: Path) -> str:
         raise ValueError(f"there is no artifact folder {str(folder)!r}")
     _check_kinds(folder, {entry.name for entry in folder.iterdir()} - {sealed.MANIFEST})
     return sealed.verify(folder)
+
+
+def schema_of(folder: Path) -> Schema | None:
+    """Reads which tensors an artifact's model takes and gives; None for an artifact that does not say.
+
+    Raises ValueError when it says so in a way that is no schema.
+    """
+    path = folder / SCHEMA
+    return Schema.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def task_of(folder: Path) -> str:

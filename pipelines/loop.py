@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import artifact, batches, checkpoint, collectives
+from pipelines import artifact, batches, calibration, checkpoint, collectives, conversion, reference
 from pipelines.examples import Data, Draw, Split, step_seed
 from pipelines.settings import Settings
 from pipelines.steps import Stepper, rate
 from pipelines.tasks import Task
 
 Emit = Callable[[dict[str, Any]], None]
+Measure = Callable[[nn.Module, Any], dict[str, Tensor]]
 WINDOW_SECONDS, WINDOW_STEPS = 0.5, 256
 SAVING_SHARE = 0.02
 """Largest share of a run's time that checkpoints at the ends of short epochs may take."""
@@ -177,19 +178,37 @@ class Worker:
             self.save()
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> dict[str, Tensor]:
-        """Sums the statistics of a split, each rank over its own share only."""
+    def evaluate(self, split: Split, measure: Measure | None = None) -> dict[str, Tensor]:
+        """Sums the statistics of a split, each rank over its own share only; the task's own unless others are given."""
+        measured = measure or self.task.train.measure
+        own, sums = self.share(split), dict[str, Tensor]()
+        for index_B in own or [torch.zeros(1, dtype=torch.int64)]:
+            with self.stepper.autocast():
+                part = measured(self.network, split.batch(index_B.to(self.device), None))
+            sums = {key: sums[key] + value for key, value in part.items()} if sums else part
+        if not own:  # fewer examples than ranks: this rank says nothing, in the same shapes
+            sums = {key: torch.zeros_like(value) for key, value in sums.items()}
+        return collectives.sum_statistics(sums, self.place.world)
+
+    def share(self, split: Split) -> list[Tensor]:
+        """Lists this rank's part of a split in batches, with the network ready for them; may be empty."""
         self.network.eval()
         size = max(256, self.config.batch_size // self.place.world)
         own = batches.evaluation(len(split), size, split.lengths, self.place.rank, self.place.world)
-        sums: dict[str, Tensor] = {}
-        for index_B in own if len(own[0]) else [torch.zeros(1, dtype=torch.int64)]:
+        return own if len(own[0]) else []
+
+    @torch.no_grad()
+    def calibrate(self) -> float:
+        """Makes the model's confidence honest on the validation split; returns the temperature that does."""
+        parts = []
+        for index_B in self.share(self.valid):
             with self.stepper.autocast():
-                part = self.task.train.measure(self.network, split.batch(index_B.to(self.device), None))
-            sums = {key: sums[key] + value for key, value in part.items()} if sums else part
-        if not len(own[0]):  # fewer examples than ranks: this rank says nothing, in the same shapes
-            sums = {key: torch.zeros_like(value) for key, value in sums.items()}
-        return collectives.sum_statistics(sums, self.place.world)
+                batch = self.valid.batch(index_B.to(self.device), None)
+                logits_BC, target_B = self.task.train.scored(self.network, batch)
+            parts.append((logits_BC.float(), target_B))
+        temperature = calibration.fit(parts, self.place.world, self.device)
+        self.model.calibrate(temperature)
+        return temperature
 
     def save(self) -> None:
         """Writes a checkpoint; rank 0 does, since all ranks hold the same."""
@@ -217,23 +236,42 @@ class Worker:
         self.emit({"event": "resume", "step": self.progress.step, "problems": problems})
 
     def finish(self) -> dict[str, float]:
-        """Restores the best if stopping early, reads the test split, once, and writes the artifact."""
+        """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""
         if self.best:
             self.network.load_state_dict(self.best)
-        self.emit({"event": "testing"})
-        sums = self.evaluate(self.data.test.to(self.device))
-        metrics = {name: float(value) for name, value in self.task.train.metrics(sums).items()}
+        sums, metrics = self.test()
         if self.place.rank == 0:
             save_file({name: value.cpu().contiguous() for name, value in sums.items()}, self.run_dir / STATISTICS)
             if hasattr(self.task.train, "baselines"):
                 metrics |= self.task.train.baselines(self.data, self.config)
             folder = self.run_dir / "artifact"
             digest = artifact.verify(folder) if folder.exists() else None
-            digest = digest or artifact.write(folder, self.task.name, self.model.save)
+            schema = conversion.schema_of(self.model)
+            digest = digest or artifact.write(folder, self.task.name, self.save_model, schema)
             self.emit({"event": "test", "metrics": metrics, "primary": self.task.train.PRIMARY, "digest": digest})
         if self.place.world > 1:
             dist.barrier()
         return metrics
+
+    def save_model(self, folder: Path) -> None:
+        """Writes the model, and what it makes of the validation split as its callers would send it."""
+        self.model.save(folder)
+        if hasattr(self.task.data, "inputs"):
+            measured = reference.measure(self.model, self.task.data.inputs(self.data))
+            if measured is not None:
+                (folder / reference.FILE).write_text(measured.to_json(), encoding="utf-8")
+
+    def test(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Reads the test split; returns its statistics and metrics, calibrated where the task has logits."""
+        train = self.task.train
+        temperature = self.calibrate() if hasattr(train, "scored") else None
+        self.emit({"event": "testing"})
+        measure = None if temperature is None else calibration.measure(train, temperature)
+        sums = self.evaluate(self.data.test.to(self.device), measure)
+        metrics = {name: float(value) for name, value in train.metrics(sums).items()}
+        if temperature is not None:
+            metrics |= {"ece_uncalibrated": calibration.error(sums["uncalibrated"]), "temperature": temperature}
+        return sums, metrics
 
 
 def _one_group(network: nn.Module, config: Settings) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def draw(events: list[Event], statistics: "Mapping[str, NDArray[Any]]", labels: 
     if "confusion" in statistics:
         figures["confusion_matrix"] = _confusion(statistics["confusion"], labels)
     if "reliability" in statistics:
-        figures["reliability"] = _reliability(statistics["reliability"])
+        figures["reliability"] = _reliability(statistics["reliability"], statistics.get("uncalibrated"))
     return figures
 
 
@@ -65,11 +65,13 @@ def _confusion(counts_CC: "NDArray[Any]", labels: list[str]) -> "Figure":
     return figure
 
 
-def _reliability(bins_K3: "NDArray[Any]") -> "Figure":
+def _reliability(bins_K3: "NDArray[Any]", uncalibrated_K3: "NDArray[Any] | None") -> "Figure":
     figure, axes = _figure("Reliability, test", "confidence", "accuracy")
-    filled_K3 = bins_K3[bins_K3[:, 2] > 0]
-    counts_K = filled_K3[:, 2]
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfectly calibrated")
-    axes.plot(filled_K3[:, 0] / counts_K, filled_K3[:, 1] / counts_K, marker="o", label="model")
+    for name, counted_K3 in (("before calibration", uncalibrated_K3), ("model", bins_K3)):
+        if counted_K3 is not None:
+            filled_K3 = counted_K3[counted_K3[:, 2] > 0]
+            counts_K = filled_K3[:, 2]
+            axes.plot(filled_K3[:, 0] / counts_K, filled_K3[:, 1] / counts_K, marker="o", label=name)
     axes.legend()
     return figure

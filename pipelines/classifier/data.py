@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import examples
+from pipelines import examples, reference
 from pipelines.classifier import folders, images, sources
 from pipelines.classifier.augment import augment
 from pipelines.classifier.config import Config
@@ -98,6 +98,13 @@ def load(config: Config) -> ImageData:
         mean=mean,
         std=std,
     )
+
+
+def inputs(data: ImageData) -> list[np.ndarray]:
+    """Gives images of the validation split as a caller would send their pixels."""
+    index_B = torch.tensor(reference.spread(len(data.valid)))
+    images_BCHW = data.valid.batch(index_B, None).images.cpu().numpy()
+    return [image_CHW.transpose(1, 2, 0) for image_CHW in images_BCHW]
 
 
 def _resized(found: sources.Labelled, side: int) -> sources.Labelled:

@@ -14,28 +14,64 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 16_000_000
 """The largest picture that is decoded, width times height."""
+_MOST_SEGMENTS = 64
+"""Segments of a JPEG file that are looked through for its size; cameras write fewer than 30 before it."""
+_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""The markers of JPEG segments that give the picture's size."""
+
+
+class TooManyPixelsError(ValueError):
+    """A picture that is too large to decode."""
+
+
+def pixel_count(content: bytes) -> int:
+    """Reads width times height from the first bytes of a PNG or JPEG file, in microseconds and without decoding it.
+
+    0 for any other file; MAX_PIXELS for a JPEG file that does not give its size early.
+    """
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        if len(content) < 24 or content[12:16] != b"IHDR":
+            return 0
+        width, height = struct.unpack_from(">II", content, 16)
+        return width * height
+    if not content.startswith(b"\xff\xd8"):
+        return 0
+    start = 2
+    for _ in range(_MOST_SEGMENTS):
+        if start + 9 > len(content) or content[start] != 0xFF:
+            break
+        if content[start + 1] in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", content, start + 5)
+            return width * height
+        start += 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+    return MAX_PIXELS
 
 
 def open_picture(content: bytes) -> "Image.Image":
     """Decodes a PNG or JPEG file, upright, into mode L (grey) or RGB.
 
     Transparent parts become white; 16-bit grey becomes 8-bit. Raises ValueError when the bytes are not
-    such a file, are cut short, or hold more than MAX_PIXELS.
+    such a file or are cut short, and TooManyPixelsError, before decoding, when they hold more than MAX_PIXELS.
     """
     from PIL import Image, ImageOps
 
+    claimed = pixel_count(content)
+    if claimed > MAX_PIXELS:
+        raise TooManyPixelsError(
+            f"the image has {claimed:,} pixels; at most {MAX_PIXELS:,} are allowed, so scale it down"
+        )
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         width, height = picture.size
-        if width * height <= MAX_PIXELS:
+        if width * height <= claimed:  # a second header may say otherwise
             return _plain(ImageOps.exif_transpose(picture))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"the image has over {MAX_PIXELS:,} pixels, the most allowed; scale it down") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error):
-        raise ValueError(
-            f"{len(content)} bytes are not a readable PNG or JPEG image; send a whole file in one of these formats"
-        ) from None
-    raise ValueError(f"the image has {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, so scale it down")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, SyntaxError, ValueError, EOFError):
+        pass
+    except struct.error:
+        pass
+    raise ValueError(
+        f"{len(content)} bytes are not a readable PNG or JPEG image; send a whole file in one of these formats"
+    )
 
 
 def _plain(picture: "Image.Image") -> "Image.Image":

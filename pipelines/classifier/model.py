@@ -4,7 +4,7 @@ Shapes: B images, C colours, H height, W width, K classes.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.classifier import images, networks
+from pipelines.schema import Arrays, Schema, Tensor
 
 if TYPE_CHECKING:
     from pipelines.classifier.config import Config
@@ -38,6 +39,8 @@ class Description:
     dropout: float
     expected: list[str]
     """The classes of the two examples."""
+    temperature: float = 1.0
+    """What logits are divided by, so that probabilities mean what they say; calibration.py finds it."""
 
 
 class Model:
@@ -72,6 +75,10 @@ class Model:
         """The true classes of `examples()`."""
         return self.description.expected
 
+    def calibrate(self, temperature: float) -> None:
+        """Makes the model as sure as its temperature says."""
+        self.description = replace(self.description, temperature=temperature)
+
     def predict(self, inputs: list) -> list[Prediction | ValueError]:
         """Classifies each input: a PNG or JPEG file's bytes, or uint8 pixels of the model's own shape.
 
@@ -81,6 +88,12 @@ class Model:
         good = [one for one in encoded if isinstance(one, np.ndarray)]
         rows = iter(self._probabilities(good) if good else [])
         return [one if isinstance(one, ValueError) else self._decode(next(rows)) for one in encoded]
+
+    def features(self, inputs: list, predictions: list[Prediction]) -> dict[str, list[float]]:
+        """Tells drift how bright the images are and how much their pixels differ, both 0 to 1."""
+        pixels = [one_CHW for one in inputs if isinstance(one_CHW := self._encode(one), np.ndarray)]
+        pixels_BN = np.stack(pixels).reshape(len(pixels), -1) / np.float32(255)
+        return {"brightness": pixels_BN.mean(1).tolist(), "contrast": pixels_BN.std(1).tolist()}
 
     def _encode(self, one: object) -> np.ndarray | ValueError:
         colours, height, width = self.description.shape
@@ -101,7 +114,8 @@ class Model:
         self.network.eval()
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(images_BCHW)).to(self.network.mean.device)
-            return self.network(batch).float().softmax(1).tolist()  # [B, K]
+            logits_BK = self.network(batch).float() / self.description.temperature
+            return logits_BK.softmax(1).tolist()
 
     def _decode(self, scores_K: list[float]) -> Prediction:
         ranked = sorted(zip(self.description.labels, scores_K, strict=True), key=lambda pair: -pair[1])
@@ -112,6 +126,30 @@ class Model:
         first_CHW, second_CHW = self.examples_NCHW.numpy()
         second_HWC = np.ascontiguousarray(second_CHW.transpose(1, 2, 0))
         return [images.to_png(first_CHW), second_HWC]
+
+    def schema(self) -> Schema:
+        """Describes pixels in, the best label and all scores out."""
+        colours, height, width = self.description.shape
+        pixels = (height, width) if colours == 1 else (height, width, colours)
+        labels = tuple(self.description.labels)
+        return Schema(
+            (Tensor("image", "UINT8", (-1, *pixels)),),
+            (
+                Tensor("label", "BYTES", (-1,), content="text"),
+                Tensor("scores", "FP32", (-1, len(labels)), labels=labels),
+            ),
+        )
+
+    def from_tensors(self, tensors: Arrays) -> list[np.ndarray]:
+        """Takes a batch of images apart."""
+        return list(tensors["image"])
+
+    def to_tensors(self, predictions: list[Prediction]) -> Arrays:
+        """Gives the best label of each image, and the scores in the order of the model's labels."""
+        best = [prediction.labels[0][0] for prediction in predictions]
+        scores = [dict(prediction.labels) for prediction in predictions]
+        rows = [[row[label] for label in self.description.labels] for row in scores]
+        return {"label": np.array(best, dtype=object), "scores": np.array(rows, dtype=np.float32)}
 
     def to(self, device: torch.device | str) -> "Model":
         """Moves the network to a device."""

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipelines import examples
+from pipelines import examples, reference
 from pipelines.examples import Draw
 from pipelines.recommender import tables, text
 from pipelines.recommender.config import Config
 from pipelines.recommender.histories import Histories
+from pipelines.recommender.model import Query
 from pipelines.recommender.tables import Item
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -105,6 +106,11 @@ def load(config: Config) -> RecommenderData:
     name = config.data or config.ratings or config.dataset
     digest = examples.digest(pairs_N2.numpy().tobytes(), repr((catalogue, user_ids)).encode())
     return _data(parts, catalogue, user_ids, text.bags(catalogue, config.buckets), name, digest)
+
+
+def inputs(data: RecommenderData) -> list[Query]:
+    """Asks for recommendations to users of the data, as a caller would."""
+    return [Query(user_id=data.user_ids[at]) for at in reference.spread(len(data.user_ids))]
 
 
 def _paths(config: Config) -> tuple[Path, Path]:

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.recommender import tensors
 from pipelines.recommender.config import Config
 from pipelines.recommender.histories import Histories, mark
 from pipelines.recommender.network import Network
 from pipelines.recommender.text import Bags
+from pipelines.schema import Arrays, Schema
 
 if TYPE_CHECKING:
     from pipelines.recommender.data import RecommenderData
@@ -42,6 +44,9 @@ class Recommendation:
 
 class NotFoundError(LookupError):
     """A user or an item that the model does not know."""
+
+    item_index: int | None = None
+    """Where the item stands in item_ids; None for a user."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,26 @@ class Model:
         histories = Histories.group(users_N, torch.cat([data.known.items, data.held_back.items]), len(data.user_ids))
         return cls(network, Catalogue(ids, titles, data.user_ids, histories), settings)
 
+    def schema(self) -> Schema:
+        """Describes users and items in, items and their scores out."""
+        return tensors.schema(len(self.catalogue.item_ids))
+
+    def from_tensors(self, arrays: Arrays) -> list[Query | ValueError]:
+        """Reads queries, with the ValueError in place of one whose item ids are no list."""
+        return [Query(*one) if isinstance(one, tuple) else one for one in tensors.read(arrays)]
+
+    def to_tensors(self, predictions: list[Recommendation]) -> Arrays:
+        """Gives items and scores, best first, filled up to the longest recommendation of the batch."""
+        return tensors.write([prediction.items for prediction in predictions])
+
+    def blame(self, query: Query | ValueError, error: Exception) -> str:
+        """Says which tensor of a query an error is about."""
+        if not isinstance(query, Query):
+            return "item_ids"
+        if not isinstance(error, LookupError):
+            return "k"
+        return "item_ids" if query.item_ids else "user_id"
+
     def to(self, device: torch.device | str) -> "Model":
         """Moves network and histories to a device."""
         self.network.to(device)
@@ -103,13 +128,25 @@ class Model:
                 checked[at] = recommendation
         return checked  # type: ignore[return-value]
 
+    def features(self, inputs: list[Query], predictions: list[Recommendation]) -> dict[str, list[float]]:
+        """Tells drift how many items each answer stands on, and how well the best of it suits."""
+        offsets = self.catalogue.histories.offsets
+        known = {at: self._user_at[one.user_id] for at, one in enumerate(inputs) if one.user_id in self._user_at}
+        users_L = torch.tensor(list(known.values()), dtype=torch.int64, device=offsets.device)
+        sizes = dict(zip(known, (offsets[users_L + 1] - offsets[users_L]).tolist(), strict=True))
+        items = [float(sizes.get(at, 0) + len(set(one.item_ids))) for at, one in enumerate(inputs)]
+        best = [one.items[0][1] if one.items else 0.0 for one in predictions]
+        return {"items": items, "top_score": best}
+
     def _check(self, query: Query) -> Any:
         """Says what is wrong with a query, or None."""
         if not 1 <= query.k <= len(self.catalogue.item_ids):
             return ValueError(f"k is {query.k}; it must be 1 to {len(self.catalogue.item_ids)}, the number of items")
-        unknown = [key for key in query.item_ids if key not in self._item_at]
-        if unknown:
-            return NotFoundError(f"unknown item {unknown[0]!r} in item_ids; name items of the catalogue")
+        for index, key in enumerate(query.item_ids):
+            if key not in self._item_at:
+                problem = NotFoundError(f"unknown item {key!r} in item_ids; name items of the catalogue")
+                problem.item_index = index
+                return problem
         if query.user_id not in self._user_at and not query.item_ids:
             return NotFoundError(f"unknown user {query.user_id!r} and no item_ids; name items that this user likes")
         return None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines import reference
 from pipelines.examples import Data, Draw, digest, permutation
 from pipelines.sentiment import bpe, encoder, ngrams, table
 from pipelines.sentiment.config import Config
@@ -53,6 +54,7 @@ class LabelledData(Data):
 
     labels: list[str]
     reader: Reader
+    valid_texts: list[str]
 
 
 def load(config: Config) -> LabelledData:
@@ -76,7 +78,12 @@ def load(config: Config) -> LabelledData:
     reader = _reader(config, [texts[row] for row in parts[0]])
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
-    return LabelledData(train, valid, test, content, name, labels, reader)
+    return LabelledData(train, valid, test, content, name, labels, reader, [texts[row] for row in parts[1]])
+
+
+def inputs(data: LabelledData) -> list[str]:
+    """Gives texts of the validation split as a caller would send them."""
+    return [data.valid_texts[at] for at in reference.spread(len(data.valid_texts))]
 
 
 def rows_of(config: Config) -> list[tuple[str, str]]:

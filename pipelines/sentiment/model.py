@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.examples import Data
+from pipelines.schema import Arrays, Schema, Tensor
 from pipelines.sentiment import encoder
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.networks import Scratch
@@ -58,6 +60,10 @@ class Model:
         network = Scratch(**sizes, labels=len(labels), dropout=config.dropout)
         return cls(network, reader, settings | {"scratch": sizes})
 
+    def calibrate(self, temperature: float) -> None:
+        """Makes the model as sure as its temperature says; calibration.py finds it."""
+        self.settings["temperature"] = temperature
+
     def predict(self, inputs: list[Any]) -> list[Prediction | ValueError]:
         """Labels texts; an input that is no text, is empty or is too long gets a ValueError in its place.
 
@@ -70,9 +76,16 @@ class Model:
         batch = self.reader.read(texts).to(self.device).batch(torch.arange(len(texts), device=self.device))
         self.network.eval()
         with torch.inference_mode():
-            probabilities_BC = self.network(*batch).float().softmax(1).tolist()
+            logits_BC = self.network(*batch).float() / self.settings.get("temperature", 1.0)
+            probabilities_BC = logits_BC.softmax(1).tolist()
         rows = iter(probabilities_BC)
         return [self._rank(next(rows)) if isinstance(entry, str) else entry for entry in checked]
+
+    def features(self, inputs: list[str], predictions: list[Prediction]) -> dict[str, list[float]]:
+        """Tells drift how long the texts are, and what share of them the reader does not know."""
+        texts = [clean(text) for text in inputs]
+        found = self.reader.unknown(texts)
+        return {"characters": [float(len(text)) for text in texts], **found}
 
     def _check(self, text: Any) -> str | ValueError:
         limit = self.settings["max_characters"]
@@ -92,6 +105,23 @@ class Model:
     def examples(self) -> list[str]:
         """Gives two texts, one English and one Chinese."""
         return [text[: self.settings["max_characters"]] for text in EXAMPLES]
+
+    def schema(self) -> Schema:
+        """Describes texts in, the best label and all scores out."""
+        text = Tensor("text", "BYTES", (-1,), content="text", most_characters=self.settings["max_characters"])
+        label = Tensor("label", "BYTES", (-1,), content="text")
+        return Schema((text,), (label, Tensor("scores", "FP32", (-1, len(self.labels)), labels=tuple(self.labels))))
+
+    def from_tensors(self, tensors: Arrays) -> list[str]:
+        """Takes a batch of texts apart."""
+        return tensors["text"].tolist()
+
+    def to_tensors(self, predictions: list[Prediction]) -> Arrays:
+        """Gives the best label of each text, and the scores in the order of the model's labels."""
+        best = [prediction.labels[0][0] for prediction in predictions]
+        scores = [dict(prediction.labels) for prediction in predictions]
+        rows = [[row[label] for label in self.labels] for row in scores]
+        return {"label": np.array(best, dtype=object), "scores": np.array(rows, dtype=np.float32)}
 
     def to(self, device: torch.device | str) -> "Model":
         """Moves the network to a device."""

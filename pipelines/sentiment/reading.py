@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pipelines.sentiment import ngrams
 
+UNKNOWN = "[UNK]"
+"""The token of what a pretrained tokenizer does not know, by BERT's custom; byte-level ones know everything."""
 PADDING = -1
 """Stands in token tensors where a text has ended."""
 
@@ -83,6 +85,17 @@ class Reader:
         if len(self.keys_V):
             grams = [ngrams.find(self.keys_V, ngrams.extract(text)).astype(np.int32) for text in texts]
         return Texts(*_flatten(tokens), *_flatten(grams))
+
+    def unknown(self, texts: list[str]) -> dict[str, list[float]]:
+        """Gives the tokens of cleaned texts and the share of their n-grams, or else tokens, that it does not know."""
+        tokens = [self.tokenizer.encode(text).tokens for text in texts]
+        lengths = [float(len(found)) for found in tokens]
+        if len(self.keys_V):
+            grams = [ngrams.extract(text) for text in texts]
+            shares = [1 - len(ngrams.find(self.keys_V, one_G)) / len(one_G) for one_G in grams]
+            return {"tokens": lengths, "unknown_ngrams": shares}
+        shares = [found.count(UNKNOWN) / max(1, len(found)) for found in tokens]
+        return {"tokens": lengths, "unknown_tokens": shares}
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json and ngrams.safetensors."""

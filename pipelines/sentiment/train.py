@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines import calibration
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.networks import Scratch
 
 PRIMARY = "accuracy"
-BINS = 15
 SMOOTHING = 0.05
 NEURAL = 0.2
 """Learning rate of token embeddings, convolution and head from scratch, relative to the n-grams' rate."""
@@ -46,22 +46,27 @@ def _parts(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], 
     return [weight for name, weight in network.named_parameters() if not name.startswith("head.")], head, HEAD
 
 
-@torch.no_grad()
 def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Gives sums over a batch: loss, count, confusion [C, C] and reliability [R, 3], all float64."""
+    """Gives sums over a batch: what `tally` makes of its logits and labels."""
+    return tally(*scored(network, batch))
+
+
+@torch.no_grad()
+def scored(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Gives logits [B, C], float64, and the true labels [B]."""
     *inputs, label_B = batch
-    logits_BC = network(*inputs).double()
-    confidence_B, guess_B = logits_BC.softmax(1).max(1)
+    return network(*inputs).double(), label_B
+
+
+def tally(logits_BC: Tensor, label_B: Tensor) -> dict[str, Tensor]:
+    """Sums loss, count, confusion [C, C] and reliability [R, 3], all float64."""
     label_count = logits_BC.shape[1]
-    cells = torch.bincount(label_B * label_count + guess_B, minlength=label_count**2)
-    right_B = (guess_B == label_B).double()
-    bin_B = (confidence_B * BINS).long().clamp(max=BINS - 1)
-    rows_B3 = torch.stack([confidence_B, right_B, torch.ones_like(right_B)], 1)
+    cells = torch.bincount(label_B * label_count + logits_BC.argmax(1), minlength=label_count**2)
     return {
         "loss": F.cross_entropy(logits_BC, label_B, reduction="sum"),
-        "count": right_B.new_tensor(len(label_B)),
+        "count": logits_BC.new_tensor(len(label_B)),
         "confusion": cells.double().view(label_count, label_count),
-        "reliability": rows_B3.new_zeros(BINS, 3).index_add(0, bin_B, rows_B3),
+        "reliability": calibration.reliability(logits_BC, label_B),
     }
 
 
@@ -70,14 +75,13 @@ def metrics(sums: dict[str, Tensor]) -> dict[str, float]:
 
     The last is the mean gap between confidence and accuracy, weighted by bin (Guo et al., 2017).
     """
-    confusion, reliability, count = sums["confusion"], sums["reliability"], sums["count"]
+    confusion, count = sums["confusion"], sums["count"]
     right_C, true_C, guessed_C = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     present_C = true_C + guessed_C > 0
     f1_C = 2 * right_C / (true_C + guessed_C).clamp(min=1)
-    gaps = (reliability[:, 0] - reliability[:, 1]).abs()
     return {
         "accuracy": float(right_C.sum() / count),
         "macro_f1": float(f1_C[present_C].mean()),
         "loss": float(sums["loss"] / count),
-        "ece": float(gaps.sum() / count),
+        "ece": calibration.error(sums["reliability"]),
     }
