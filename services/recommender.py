@@ -1,8 +1,9 @@
 """The recommender as a service: users, known or described by items they like, in; items out."""
 
 from eagerly.v1 import recommender_pb2 as pb
-from pipelines.recommender.model import Query, Recommendation
+from pipelines.recommender.model import NotFoundError, Query, Recommendation
 from services.errors import BadInput
+from services.reasons import Reason
 from services.service import Service
 
 MOST_ITEM_IDS = 1_000
@@ -15,11 +16,12 @@ def check(request: pb.RecommendRequest) -> None:
 def decode(query: pb.RecommendQuery) -> Query:
     """Reads whom to recommend to; whether the user and the items are known is the model's to say."""
     if query.k < 1:
-        raise BadInput("k", f"is {query.k}; it must be 1 to the size of the catalogue")
+        raise BadInput("k", f"is {query.k}; it must be 1 to the size of the catalogue", Reason.OUT_OF_RANGE)
     if not query.user_id and not query.item_ids:
-        raise BadInput("user_id", "is empty; name a user, or in item_ids what the user likes")
+        raise BadInput("user_id", "is empty; name a user, or in item_ids what the user likes", Reason.EMPTY)
     if len(query.item_ids) > MOST_ITEM_IDS:
-        raise BadInput("item_ids", f"holds {len(query.item_ids)}; the most is {MOST_ITEM_IDS}")
+        problem = f"holds {len(query.item_ids)}; the most is {MOST_ITEM_IDS}"
+        raise BadInput("item_ids", problem, Reason.TOO_MANY_ITEMS, limit=MOST_ITEM_IDS)
     return Query(query.user_id, list(query.item_ids), query.k)
 
 
@@ -29,11 +31,13 @@ def encode(request: pb.RecommendRequest, prediction: Recommendation, result: pb.
         result.items.add(item_id=item_id, score=score, title=title)
 
 
-def blame(query: pb.RecommendQuery, error: Exception) -> str:
+def blame(query: pb.RecommendQuery, error: Exception) -> tuple[str, Reason]:
     """Points at k for a wrong value, else at what is unknown: an item, or the user where no items are named."""
-    if not isinstance(error, LookupError):
-        return "k"
-    return "item_ids" if query.item_ids else "user_id"
+    if not isinstance(error, NotFoundError):
+        return "k", Reason.OUT_OF_RANGE
+    if error.item_index is None:
+        return "user_id", Reason.UNKNOWN_USER
+    return f"item_ids[{error.item_index}]", Reason.UNKNOWN_ITEM
 
 
 SERVICE = Service(

@@ -8,9 +8,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from services import errors
+from services import errors, metrics, visits
 from services.door import Context, Door, Keepers
 from services.options import Options
+from services.reasons import Reason
 from services.service import Service
 from services.slots import Slot
 
@@ -23,6 +24,9 @@ class Rpc:
         self.service = service
         self._slot = slot
         self._most_items = options.max_items
+        self._least = options.abstain_below if service.abstains else 0.0
+        if service.abstains:
+            self._abstained = keepers.figures.value(metrics.ABSTAINED, service.name)
         path = f"/{service.descriptor.full_name}/{service.method.name}"
         self.door = Door(path, (service.name, service.method.name), self._reply, keepers)
 
@@ -31,13 +35,18 @@ class Rpc:
         service, generation = self.service, self._slot.current
         context.set_trailing_metadata(generation.trailers)
         request = parse(service.request, body)
+        if self._least and not request.HasField("min_confidence"):
+            request.min_confidence = self._least
         inputs = service.decode_items(request, self._most_items)
+        visits.count_items(len(inputs))
         good = [item for item in inputs if not isinstance(item, errors.BadInput)]
         answers = await generation.batcher.submit(good, deadline) if good else []
         if len(good) < len(inputs):
             predictions = iter(answers)
             answers = [item if isinstance(item, errors.BadInput) else next(predictions) for item in inputs]
-        reply, codes = service.encode_results(request, answers)
+        reply, codes, abstained = service.encode_results(request, answers)
+        if abstained:
+            self._abstained.add(abstained)
         self.door.figures.items.update(codes)
         return reply
 
@@ -48,4 +57,4 @@ def parse(kind: Any, body: bytes) -> Any:
         return kind.FromString(body)
     except (DecodeError, UnicodeDecodeError):
         problem = f"the request is no valid {kind.DESCRIPTOR.full_name}: malformed bytes, or text that is not UTF-8"
-        raise errors.BadInput("", problem) from None
+        raise errors.BadInput("", problem, Reason.MALFORMED_REQUEST) from None

@@ -3,33 +3,40 @@
 from eagerly.v1 import sentiment_pb2 as pb
 from pipelines.sentiment.model import Prediction
 from services.errors import BadInput
+from services.reasons import Reason
 from services.service import Service
 
 MOST_CHARACTERS = 10_000
 
 
 def check(request: pb.AnalyzeRequest) -> None:
-    """Accepts every request: it has no field but its texts."""
+    """Raises BadInput when min_confidence is out of range."""
+    if not 0 <= request.min_confidence <= 1:
+        problem = f"is {request.min_confidence:g}; it must be 0 to 1"
+        raise BadInput("min_confidence", problem, Reason.OUT_OF_RANGE)
 
 
 def decode(text: str) -> str:
     """Takes a text as it is, unless it is blank or too long."""
     if not text.strip():
-        raise BadInput("", "is empty; send at least one character that is not a space")
+        raise BadInput("", "is empty; send at least one character that is not a space", Reason.EMPTY)
     if len(text) > MOST_CHARACTERS:
-        raise BadInput("", f"is {len(text)} characters long; the most is {MOST_CHARACTERS}")
+        problem = f"is {len(text)} characters long; the most is {MOST_CHARACTERS}"
+        raise BadInput("", problem, Reason.TOO_LONG, limit=MOST_CHARACTERS)
     return text
 
 
 def encode(request: pb.AnalyzeRequest, prediction: Prediction, result: pb.AnalyzeResult) -> None:
-    """Writes all labels, best first."""
+    """Writes all labels, best first, and whether the best is too unsure."""
+    if prediction.labels[0][1] < request.min_confidence:
+        result.abstained = True
     for label, score in prediction.labels:
         result.labels.add(label=label, score=score)
 
 
-def blame(text: str, error: Exception) -> str:
-    """Points at the text as a whole: it has no fields."""
-    return ""
+def blame(text: str, error: Exception) -> tuple[str, Reason]:
+    """Points at the text as a whole, which has no fields: a model may take less than MOST_CHARACTERS."""
+    return "", Reason.TOO_LONG
 
 
 SERVICE = Service(

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -10,6 +11,7 @@ from google.protobuf.message import Message
 
 from pipelines.tasks import TASKS
 from services import errors, status
+from services.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ class Service:
     """Turns one item into an input of the model; raises BadInput with a path below the item."""
     encode: Callable[[Any, Any, Any], None]
     """Writes a prediction into a result: (request, prediction, result)."""
-    blame: Callable[[Any, Exception], str]
-    """Says which field of an item the model's error is about, as a path below the item; empty for the whole."""
+    blame: Callable[[Any, Exception], tuple[str, Reason]]
+    """Says which field of an item the model's error is about, as a path below the item (empty for the whole), and why
+    the model refused it."""
+
+    @cached_property
+    def abstains(self) -> bool:
+        """Whether callers may ask for a least confidence, and results say that it was not reached."""
+        return "min_confidence" in self.request.DESCRIPTOR.fields_by_name
 
     @property
     def method(self) -> MethodDescriptor:
@@ -50,16 +58,17 @@ class Service:
         """
         items = getattr(request, self.items)
         if not items:
-            raise errors.BadInput(self.items, f"is empty; send 1 to {most}")
+            raise errors.BadInput(self.items, f"is empty; send 1 to {most}", Reason.EMPTY)
         if len(items) > most:
-            raise errors.BadInput(self.items, f"holds {len(items)}; send 1 to {most} in a call")
+            problem = f"holds {len(items)}; send 1 to {most} in a call"
+            raise errors.BadInput(self.items, problem, Reason.TOO_MANY_ITEMS, limit=most)
         self.check(request)
         return [self._decode_item(item, index) for index, item in enumerate(items)]
 
-    def encode_results(self, request: Any, predictions: list[Any]) -> tuple[bytes, dict[int, int]]:
+    def encode_results(self, request: Any, predictions: list[Any]) -> tuple[bytes, dict[int, int], int]:
         """Writes each prediction, or the error in its place, as one result.
 
-        Returns the response's bytes, and how many items have which code.
+        Returns the response's bytes, how many items have which code, and in how many the model abstains.
         """
         response: Any = self.response()
         codes: dict[int, int] = {}
@@ -74,7 +83,10 @@ class Service:
                 result.status.SetInParent()
                 self.encode(request, prediction, result)
                 codes[0] = codes.get(0, 0) + 1
-        return response.SerializeToString(), codes
+        abstained = 0
+        if self.abstains and request.min_confidence:
+            abstained = sum(result.abstained for result in response.results)
+        return response.SerializeToString(), codes, abstained
 
     def _decode_item(self, item: Any, index: int) -> Any:
         try:
@@ -85,9 +97,9 @@ class Service:
     def _item_error(self, item: Any, index: int, error: Exception) -> errors.ServiceError:
         if isinstance(error, errors.ServiceError):
             return error
-        below = self.blame(item, error)
+        below, reason = self.blame(item, error)
         path = f"{self.items}[{index}]"
-        return errors.of_item(error, f"{path}.{below}" if below else path)
+        return errors.of_item(error, f"{path}.{below}" if below else path, reason)
 
 
 def find(name: str) -> Service | None:

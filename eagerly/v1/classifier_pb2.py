@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65\x61gerly/v1/classifier.proto\x12\neagerly.v1\x1a\x17google/rpc/status.proto\"G\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x03raw\x18\x02 \x01(\x0b\x32\x14.eagerly.v1.RawImageH\x00\x42\x06\n\x04\x66orm\"\'\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\x03\"C\n\x0f\x43lassifyRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.eagerly.v1.Image\x12\r\n\x05top_k\x18\x02 \x01(\x05\"?\n\x10\x43lassifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.eagerly.v1.ClassifyResult\"_\n\x0e\x43lassifyResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\x06labels\x18\x02 \x03(\x0b\x32\x19.eagerly.v1.ClassifyLabel\"-\n\rClassifyLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32S\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.eagerly.v1.ClassifyRequest\x1a\x1c.eagerly.v1.ClassifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65\x61gerly/v1/classifier.proto\x12\neagerly.v1\x1a\x17google/rpc/status.proto\"G\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x03raw\x18\x02 \x01(\x0b\x32\x14.eagerly.v1.RawImageH\x00\x42\x06\n\x04\x66orm\"\'\n\x08RawImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05shape\x18\x02 \x03(\x03\"s\n\x0f\x43lassifyRequest\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.eagerly.v1.Image\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x1b\n\x0emin_confidence\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"?\n\x10\x43lassifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.eagerly.v1.ClassifyResult\"r\n\x0e\x43lassifyResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\x06labels\x18\x02 \x03(\x0b\x32\x19.eagerly.v1.ClassifyLabel\x12\x11\n\tabstained\x18\x03 \x01(\x08\"-\n\rClassifyLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32S\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.eagerly.v1.ClassifyRequest\x1a\x1c.eagerly.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAWIMAGE']._serialized_start=141
   _globals['_RAWIMAGE']._serialized_end=180
   _globals['_CLASSIFYREQUEST']._serialized_start=182
-  _globals['_CLASSIFYREQUEST']._serialized_end=249
-  _globals['_CLASSIFYRESPONSE']._serialized_start=251
-  _globals['_CLASSIFYRESPONSE']._serialized_end=314
-  _globals['_CLASSIFYRESULT']._serialized_start=316
-  _globals['_CLASSIFYRESULT']._serialized_end=411
-  _globals['_CLASSIFYLABEL']._serialized_start=413
-  _globals['_CLASSIFYLABEL']._serialized_end=458
-  _globals['_CLASSIFIER']._serialized_start=460
-  _globals['_CLASSIFIER']._serialized_end=543
+  _globals['_CLASSIFYREQUEST']._serialized_end=297
+  _globals['_CLASSIFYRESPONSE']._serialized_start=299
+  _globals['_CLASSIFYRESPONSE']._serialized_end=362
+  _globals['_CLASSIFYRESULT']._serialized_start=364
+  _globals['_CLASSIFYRESULT']._serialized_end=478
+  _globals['_CLASSIFYLABEL']._serialized_start=480
+  _globals['_CLASSIFYLABEL']._serialized_end=525
+  _globals['_CLASSIFIER']._serialized_start=527
+  _globals['_CLASSIFIER']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x61gerly/v1/sentiment.proto\x12\neagerly.v1\x1a\x17google/rpc/status.proto\"\x1f\n\x0e\x41nalyzeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"=\n\x0f\x41nalyzeResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.eagerly.v1.AnalyzeResult\"]\n\rAnalyzeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12(\n\x06labels\x18\x02 \x03(\x0b\x32\x18.eagerly.v1.AnalyzeLabel\",\n\x0c\x41nalyzeLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32O\n\tSentiment\x12\x42\n\x07\x41nalyze\x12\x1a.eagerly.v1.AnalyzeRequest\x1a\x1b.eagerly.v1.AnalyzeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x61gerly/v1/sentiment.proto\x12\neagerly.v1\x1a\x17google/rpc/status.proto\"O\n\x0e\x41nalyzeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1b\n\x0emin_confidence\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"=\n\x0f\x41nalyzeResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.eagerly.v1.AnalyzeResult\"p\n\rAnalyzeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12(\n\x06labels\x18\x02 \x03(\x0b\x32\x18.eagerly.v1.AnalyzeLabel\x12\x11\n\tabstained\x18\x03 \x01(\x08\",\n\x0c\x41nalyzeLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x32O\n\tSentiment\x12\x42\n\x07\x41nalyze\x12\x1a.eagerly.v1.AnalyzeRequest\x1a\x1b.eagerly.v1.AnalyzeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eagerly.v1.sentiment_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANALYZEREQUEST']._serialized_start=67
-  _globals['_ANALYZEREQUEST']._serialized_end=98
-  _globals['_ANALYZERESPONSE']._serialized_start=100
-  _globals['_ANALYZERESPONSE']._serialized_end=161
-  _globals['_ANALYZERESULT']._serialized_start=163
-  _globals['_ANALYZERESULT']._serialized_end=256
-  _globals['_ANALYZELABEL']._serialized_start=258
-  _globals['_ANALYZELABEL']._serialized_end=302
-  _globals['_SENTIMENT']._serialized_start=304
-  _globals['_SENTIMENT']._serialized_end=383
+  _globals['_ANALYZEREQUEST']._serialized_end=146
+  _globals['_ANALYZERESPONSE']._serialized_start=148
+  _globals['_ANALYZERESPONSE']._serialized_end=209
+  _globals['_ANALYZERESULT']._serialized_start=211
+  _globals['_ANALYZERESULT']._serialized_end=323
+  _globals['_ANALYZELABEL']._serialized_start=325
+  _globals['_ANALYZELABEL']._serialized_end=369
+  _globals['_SENTIMENT']._serialized_start=371
+  _globals['_SENTIMENT']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

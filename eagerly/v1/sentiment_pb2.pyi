@@ -8,10 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("texts",)
+    __slots__ = ("texts", "min_confidence")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("results",)
@@ -20,12 +22,14 @@ class AnalyzeResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[AnalyzeResult, _Mapping]]] = ...) -> None: ...
 
 class AnalyzeResult(_message.Message):
-    __slots__ = ("status", "labels")
+    __slots__ = ("status", "labels", "abstained")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ABSTAINED_FIELD_NUMBER: _ClassVar[int]
     status: _status_pb2.Status
     labels: _containers.RepeatedCompositeFieldContainer[AnalyzeLabel]
-    def __init__(self, status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[AnalyzeLabel, _Mapping]]] = ...) -> None: ...
+    abstained: bool
+    def __init__(self, status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[AnalyzeLabel, _Mapping]]] = ..., abstained: _Optional[bool] = ...) -> None: ...
 
 class AnalyzeLabel(_message.Message):
     __slots__ = ("label", "score")

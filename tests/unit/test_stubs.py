@@ -14,14 +14,14 @@ OPEN_INFERENCE = f"-Iservices/oip={ROOT / 'proto' / 'inference'}"
 
 @pytest.mark.parametrize("proto", PROTOS)
 def test_stubs_are_what_the_proto_generates(proto: str, tmp_path: Path) -> None:
-    generated = _generated(tmp_path, f"eagerly/v1/{proto}", "grpc_python")
+    generated = _generated(tmp_path, f"eagerly/v1/{proto}", ("python", "pyi", "grpc_python"))
     assert len(generated) == 3
     for path in generated:
         assert path.read_text() == (ROOT / "eagerly" / "v1" / path.name).read_text(), f"run `make stubs`: {path.name}"
 
 
 def test_the_messages_of_open_inference_are_what_its_proto_generates(tmp_path: Path) -> None:
-    generated = _generated(tmp_path, "services/oip/open_inference.proto", "", OPEN_INFERENCE)
+    generated = _generated(tmp_path, "services/oip/open_inference.proto", ("python", "pyi"), OPEN_INFERENCE)
     assert len(generated) == 2
     for path in generated:
         assert path.read_text() == (ROOT / "services" / "oip" / path.name).read_text(), f"run `make stubs`: {path.name}"
@@ -39,9 +39,9 @@ def test_the_client_package_defines_nothing_of_open_inference() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-def _generated(folder: Path, proto: str, more: str, *arguments: str) -> list[Path]:
+def _generated(folder: Path, proto: str, kinds: tuple[str, ...], *arguments: str) -> list[Path]:
     google = Path(status_pb2.__file__).parents[2]
-    out = [f"--{kind}_out={folder}" for kind in ("python", "pyi", more) if kind]
+    out = [f"--{kind}_out={folder}" for kind in kinds]
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"-I{google}", *arguments, *out]
     subprocess.run([*command, proto], check=True)
     return sorted((folder / proto).parent.iterdir())
