@@ -1,0 +1,171 @@
+"""The Open Inference Protocol beside the typed services: every model of the endpoint, over the same slots."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2
+
+from pipelines.schema import Tensor
+from services import errors, rpc, visits
+from services.door import Context, Door, Keepers
+from services.oip import open_inference_pb2 as pb
+from services.oip.reading import arrays, shortened
+from services.oip.writing import CLASSIFICATION, response, wanted
+from services.options import Options
+from services.reasons import Reason
+from services.slots import Generation, Slot
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+PLATFORM = "pytorch_eager"
+LABEL = "open_inference"
+"""What metrics call the service of the methods that no model answers."""
+UNKNOWN = "unknown"
+"""What metrics call the service of inference for models that are not here: no name of a caller's becomes a label."""
+MOST_VIOLATIONS_BYTES = 2_000
+"""What all descriptions of bad items may take up in UTF-8: they travel among headers, of which a caller takes 8 KB."""
+
+Answer = Callable[[Any], Any]
+
+
+class OpenInference:
+    """Answers the methods of GRPCInferenceService; all methods are for the event loop's thread."""
+
+    def __init__(self, slots: dict[str, Slot], options: Options, keepers: Keepers) -> None:
+        """Puts a door before each method, and before inference one for each model."""
+        self.ready = True
+        """Whether the server takes calls and goes on doing so."""
+        self._slots = slots
+        self._most_items = options.max_items
+        self._version = _installed_version()
+        doors = functools.partial(_door, keepers=keepers)
+        self._models = {name: doors("ModelInfer", name, functools.partial(self._infer, name)) for name in slots}
+        self._unknown = doors("ModelInfer", UNKNOWN, functools.partial(self._infer, UNKNOWN))
+        self._doors = {
+            method: doors(method, LABEL, _answering(kind, answer))
+            for method, kind, answer in (
+                ("ServerLive", pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+                ("ServerReady", pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self.ready)),
+                ("ModelReady", pb.ModelReadyRequest, self._model_ready),
+                ("ServerMetadata", pb.ServerMetadataRequest, self._server_metadata),
+                ("ModelMetadata", pb.ModelMetadataRequest, self._model_metadata),
+            )
+        }
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Gives what a gRPC server registers."""
+        answers: dict[str, Any] = {method: door.answer for method, door in self._doors.items()}
+        answers["ModelInfer"] = self._enter
+        handlers = {method: grpc.unary_unary_rpc_method_handler(answer) for method, answer in answers.items()}
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def _enter(self, body: bytes, context: Context) -> bytes:
+        """Leads an inference to the door of its model, by the fields that it shares with ModelReadyRequest."""
+        try:
+            door = self._models.get(pb.ModelReadyRequest.FromString(body).name, self._unknown)
+        except Exception:  # whatever it is, the door's own work finds it again, and says so
+            door = self._unknown
+        return await door.answer(body, context)
+
+    async def _infer(self, label: str, body: bytes, deadline: float, context: Context) -> bytes:
+        """Checks a batch against its model's schema, predicts it and writes the reply."""
+        request: pb.ModelInferRequest = rpc.parse(pb.ModelInferRequest, body)
+        generation = self._find(request.model_name, request.model_version, "model_name", "model_version")
+        context.set_trailing_metadata(generation.trailers)
+        conversion = generation.loaded.conversion
+        tensors = arrays(request, conversion.schema, self._most_items)
+        outputs = wanted(request, conversion.schema)
+        inputs = conversion.from_tensors(tensors)
+        visits.count_items(len(inputs))
+        answers = inputs
+        if not any(isinstance(one, Exception) for one in inputs):
+            answers = await generation.batcher.submit(inputs, deadline)
+        bad = [(at, answer) for at, answer in enumerate(answers) if isinstance(answer, Exception)]
+        if bad:
+            raise _refusal(bad, [conversion.blame(inputs[at], problem) for at, problem in bad], request)
+        reply = pb.ModelInferResponse(
+            model_name=generation.loaded.name, model_version=str(generation.loaded.version), id=request.id
+        )
+        written = response(reply, outputs, conversion.to_tensors(answers), bool(request.raw_input_contents))
+        self._models.get(label, self._unknown).figures.items[code_pb2.OK] += len(inputs)
+        return written
+
+    def _find(self, name: str, wanted_version: str, name_field: str, version_field: str) -> Generation:
+        """Finds the generation that answers for a model; raises NotFound for a model or a version that is not here."""
+        slot = self._slots.get(name)
+        if slot is None:
+            problem = f"there is no model {shortened(name)} here; there are: {', '.join(sorted(self._slots))}"
+            raise errors.NotFound(problem, name_field, Reason.UNKNOWN_MODEL)
+        served = str(slot.current.loaded.version)
+        if wanted_version not in ("", served):
+            problem = f"there is no version {shortened(wanted_version)} of {name} here; version {served} is served"
+            raise errors.NotFound(problem, version_field, Reason.UNKNOWN_MODEL)
+        return slot.current
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        try:
+            self._find(request.name, request.version, "name", "version")
+        except errors.NotFound:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self.ready)
+
+    def _server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="eagerly", version=self._version, extensions=[CLASSIFICATION])
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        loaded = self._find(request.name, request.version, "name", "version").loaded
+        schema = loaded.conversion.schema
+        return pb.ModelMetadataResponse(
+            name=loaded.name,
+            versions=[str(loaded.version)],
+            platform=PLATFORM,
+            inputs=[_described(tensor) for tensor in schema.inputs],
+            outputs=[_described(tensor) for tensor in schema.outputs],
+        )
+
+
+def _door(method: str, label: str, work: Callable[[bytes, float, Context], Awaitable[bytes]], keepers: Keepers) -> Door:
+    return Door(f"/{SERVICE}/{method}", (label, method), work, keepers)
+
+
+def _answering(kind: Any, answer: Answer) -> Callable[[bytes, float, Context], Awaitable[bytes]]:
+    """Makes the work of a method that no model is asked for."""
+
+    async def work(body: bytes, deadline: float, context: Context) -> bytes:
+        return answer(rpc.parse(kind, body)).SerializeToString()
+
+    return work
+
+
+def _described(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+
+
+def _refusal(bad: list[tuple[int, Any]], blamed: list[str], request: pb.ModelInferRequest) -> errors.FieldError:
+    """Makes one error of those of a call's items, each with a field of its own, as many as headers have room for."""
+    places = {given.name: f"inputs[{at}].contents" for at, given in enumerate(request.inputs)}
+    found: list[errors.BadInput] = []
+    left_bytes = MOST_VIOLATIONS_BYTES
+    for (item, problem), name in zip(bad, blamed, strict=True):
+        field, lead = (f"{places[name]}[{item}]", "") if name in places else ("inputs", f"item {item}: ")
+        told = errors.of_item(problem, field)
+        assert isinstance(told, errors.FieldError)
+        description = lead + told.description
+        left_bytes -= len(description.encode()) + len(field)
+        if found and left_bytes < 0:
+            break
+        found.append(errors.BadInput(field, description, told.reason))
+    first = found[0]
+    more = f" (and {len(bad) - 1} more bad items)" if len(bad) > 1 else ""
+    error = errors.BadInput(first.field, first.description + more, first.reason)
+    error.others = found[1:]
+    return error
+
+
+def _installed_version() -> str:
+    try:
+        return version("eagerly")
+    except PackageNotFoundError:
+        return ""
