@@ -32,6 +32,16 @@ class Version:
     champion: bool
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a registered model says of its versions; cheap to ask for again and again."""
+
+    created: int
+    """When the model was registered, in ms: made anew, it counts its versions anew."""
+    champion: int | None
+    """The version that is to serve."""
+
+
 def register(
     name: str, source: str, run_id: str, digest: str, metrics: dict[str, float], primary: str, promotion: str
 ) -> tuple[Version, str]:
@@ -100,6 +110,33 @@ def champion(name: str) -> Version:
     return found
 
 
+def aim(name: str) -> Aim | None:
+    """Asks, with one call, which version is to serve; None when there is no such model.
+
+    Raises RuntimeError for an answer that is not about this model, and what MLflow raises when there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model = _client().get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if model.name != name:
+        raise RuntimeError(f"the registry was asked for the model {name!r} and answered with {model.name!r}")
+    number = model.aliases.get(CHAMPION)
+    return Aim(int(model.creation_timestamp or 0), int(number) if number is not None else None)
+
+
+def read(name: str, number: int) -> Version:
+    """Asks for one version, with one call; raises RuntimeError for an answer that is not about it."""
+    found = _client().get_model_version(name, str(number))
+    if (found.name, str(found.version)) != (name, str(number)):
+        raise RuntimeError(f"the registry was asked for {name} {number} and answered with {found.name} {found.version}")
+    return _version(found, None)
+
+
 def get(name: str, version: int) -> Version:
     """Finds one version. Raises ValueError when there is none of that number, naming those there are."""
     require(name)
@@ -133,7 +170,8 @@ def download(version: Version, folder: Path) -> None:
         artifact_uri=version.source, dst_path=str(folder.parent / f".{folder.name}"), tracking_uri=tracking.uri()
     )
     downloaded = folder.parent / f".{folder.name}"
-    inner = downloaded if (downloaded / "MANIFEST.json").exists() else downloaded / Path(version.source).name
+    below = downloaded / Path(version.source).name
+    inner = below if below.is_dir() and not (downloaded / "MANIFEST.json").exists() else downloaded
     folder.rmdir()
     inner.rename(folder)
     if downloaded.exists():

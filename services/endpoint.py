@@ -10,8 +10,10 @@ from pathlib import Path
 from ray import serve
 
 from services import models
+from services.follower import Follower
 from services.options import Options
 from services.server import Server
+from services.store import Store
 
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """Has a replica share Ray's own event loop: grpc.aio wakes every loop of a process for every call (grpc#23377), and
@@ -21,14 +23,19 @@ with a second loop each call costs a fifth more CPU time."""
 class Endpoint:
     """One replica: models in memory, and a server that runs on the replica's event loop."""
 
-    async def __init__(self, options: Options, stored: list[models.Stored], metrics_folder: str) -> None:
+    async def __init__(
+        self, options: Options, stored: list[models.Stored], metrics_folder: str, store: Store | None
+    ) -> None:
         """Loads and warms up the models, then listens; a replica is ready when its port answers.
 
-        Raises ValueError when a model's folder is corrupt.
+        Raises ValueError when a model's folder is corrupt, or none has come from the registry.
         """
-        loaded = await asyncio.to_thread(_load, stored, options.threads)
+        self._follower = Follower(store, stored, options.poll_s) if store else None
+        loaded = await asyncio.to_thread(_load, self._follower, stored, options.threads)
         self._server = Server(options, loaded, Path(metrics_folder))
         await self._server.start()
+        if self._follower:
+            await self._follower.follow(self._server)
 
     async def check_health(self) -> None:
         """Raises when a model's thread has died, upon which Serve replaces the replica."""
@@ -40,16 +47,25 @@ class Endpoint:
 
     async def __del__(self) -> None:
         """Drains; Serve awaits this when it stops a replica gracefully."""
+        follower: Follower | None = getattr(self, "_follower", None)
+        if follower:
+            await follower.close()
         if hasattr(self, "_server"):
             await self._server.drain()
 
 
 def application(
-    options: Options, stored: list[models.Stored], metrics_folder: str, replicas: int, cpus: float
+    options: Options,
+    stored: list[models.Stored],
+    metrics_folder: str,
+    replicas: int,
+    cpus: float,
+    store: Store | None = None,
 ) -> serve.Application:
     """Describes an endpoint to Serve.
 
-    metrics_folder: where the replicas of a node keep their figures. cpus: what each replica reserves.
+    metrics_folder: where the replicas of a node keep their figures. cpus: what each replica reserves. store: where
+    each node keeps what it has of the registry that replicas follow; without one they serve what is given for ever.
     An update starts the new replica before it stops the old one; a model that cannot be loaded fails at once.
     """
     deployment = serve.deployment(
@@ -63,14 +79,14 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=options.drain_s + 5,
     )
-    return deployment(Endpoint).bind(options, stored, metrics_folder)
+    return deployment(Endpoint).bind(options, stored, metrics_folder, store)
 
 
-def _load(stored: list[models.Stored], threads: int) -> list[models.Loaded]:
+def _load(follower: Follower | None, stored: list[models.Stored], threads: int) -> list[models.Loaded]:
     import torch
 
     torch.set_num_threads(threads)
     try:
-        return [models.load(one) for one in stored]
+        return follower.load() if follower else [models.load(one) for one in stored]
     except ValueError as error:
         raise ValueError(str(error)) from None  # the plain type, by which hosting.py finds the sentence

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.models import Stored
+from pipelines import tracking
+from services.follower import environment
+from services.models import Stored, home
 from services.options import Options
 from services.server import address
+from services.store import Store, absolute
 
 if TYPE_CHECKING:
     from ray.serve.schema import DeploymentStatusOverview
@@ -32,12 +35,18 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 class Champions:
     """Fetches models in a process of its own, because importing mlflow takes as long as starting Ray does."""
 
-    def __init__(self, names: list[str]) -> None:
-        """Starts the process; it sees this process's environment and folder."""
-        command = [sys.executable, "-m", "services.models", *names]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    def __init__(self, words: list[str], store: Store) -> None:
+        """Starts the process; it sees this process's environment and folder.
+
+        words: tasks' names, or the folders of a user's own.
+        """
+        command = [sys.executable, "-m", "services.watcher", "--home", store.home, "--once", *words]
         self._process = subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env={**environment(), "MLFLOW_TRACKING_URI": store.uri},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def __enter__(self) -> "Champions":
@@ -50,14 +59,23 @@ class Champions:
             self._process.kill()
             self._process.communicate()
 
-    def wait(self) -> list[Stored]:
-        """Returns the models; raises ValueError with the process's sentence when one cannot be had."""
+    def wait(self) -> tuple[list[Stored], list[str]]:
+        """Returns the models, and a sentence for each that is not the champion.
+
+        Raises ValueError with the process's sentence when one cannot be had.
+        """
         output, complaint = self._process.communicate()
         if self._process.returncode == 2 and complaint.strip():
             raise ValueError(complaint.strip().splitlines()[-1])
         if self._process.returncode:
             raise RuntimeError(f"fetching models failed:\n{complaint}")
-        return [Stored(**json.loads(line)) for line in output.splitlines()]
+        found = [json.loads(line) for line in output.splitlines()]
+        return [Stored(**one["stored"]) for one in found], [one["note"] for one in found if one["note"]]
+
+
+def store() -> Store:
+    """Names the registry of MLFLOW_TRACKING_URI and the folder of EAGERLY_HOME for any process on any node."""
+    return Store(str(home()), absolute(tracking.uri()))
 
 
 @contextlib.contextmanager
@@ -88,7 +106,9 @@ def ray_running() -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float) -> Iterator[Path]:
+def deployed(
+    options: Options, stored: list[Stored], replicas: int, cpus: float, store: Store | None = None
+) -> Iterator[Path]:
     """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
 
     Yields the folder where the replicas of this node keep their figures. Raises ValueError with the replica's own
@@ -100,13 +120,16 @@ def deployed(options: Options, stored: list[Stored], replicas: int, cpus: float)
 
     folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
     name = f"eagerly-{options.port}"
-    app = endpoint.application(options, stored, str(folder), replicas, cpus)
+    app = endpoint.application(options, stored, str(folder), replicas, cpus, store if options.poll_s else None)
     try:
         try:
             serve.run(app, name=name, route_prefix=None)
         except RuntimeError:
             raise ValueError(_sentence(serve.status().applications[name].deployments)) from None
-        await_health(address(options.host, options.port))
+        if options.probe_port is not None:
+            await_health(address(options.probe_host, options.probe_port))
+        elif options.tls_cert is None:  # else there may be no certificate here to ask with; Serve has awaited the start
+            await_health(address(options.host, options.port))
         yield folder
     finally:
         serve.delete(name)

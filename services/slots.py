@@ -1,13 +1,18 @@
 """A model's place in an endpoint: one generation of the model answers, until the next takes over between two calls."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services import errors, metrics
+from services import metrics
 from services.batching import Batch, Batcher
+from services.drift import Drift
 from services.models import Loaded
 from services.options import Options
+
+OUTCOMES = ("swapped", "refused")
+"""What can come of a model that is to be put in place of another."""
 
 
 @dataclass(eq=False)
@@ -20,6 +25,14 @@ class Generation:
     """Provenance, as the trailing metadata of every reply."""
     info: metrics.Value
     """The gauge that says which model is served."""
+    drift: Drift | None = None
+    """Watches what the model is asked and says; None for a model without a reference."""
+
+    async def close(self) -> None:
+        """Answers what waits and ends the model's thread, and the one that watches it."""
+        await self.batcher.close()
+        if self.drift is not None:
+            await self.drift.close()
 
 
 class Slot:
@@ -36,6 +49,7 @@ class Slot:
         self._queue = figures.histogram(metrics.QUEUE_SECONDS, self.name)
         self._compute = figures.histogram(metrics.COMPUTE_SECONDS, self.name)
         self._batch_size = figures.histogram(metrics.BATCH_SIZE, self.name)
+        self._outcomes = {outcome: figures.value(metrics.SWAPS, self.name, outcome) for outcome in OUTCOMES}
         self._swapping = asyncio.Lock()
         self.current = self._generation(loaded)
 
@@ -47,6 +61,7 @@ class Slot:
     async def start(self) -> None:
         """Warms the first generation up and shows it; raises ValueError when the model refuses its own examples."""
         await self._warm_up(self.current)
+        self.current.info.set(1)
 
     async def swap(self, loaded: Loaded) -> None:
         """Puts another generation in place, warm, and ends the one before when the calls it has are answered.
@@ -58,17 +73,21 @@ class Slot:
             try:
                 await self._warm_up(following)
             except BaseException:
-                await following.batcher.close()
+                await following.close()
                 raise
             before, self.current = self.current, following
             before.info.set(0)
-            following.info.set(1)  # once more: both may share the gauge
-            await before.batcher.close()
+            following.info.set(1)  # last: both may share the gauge
+            await before.close()
 
     async def close(self) -> None:
         """Answers what waits and ends the model's thread."""
         async with self._swapping:
-            await self.current.batcher.close()
+            await self.current.close()
+
+    def count(self, outcome: str) -> None:
+        """Counts a model that was to be put in place: `swapped` or `refused`."""
+        self._outcomes[outcome].add(1)
 
     def check(self) -> None:
         """Raises RuntimeError when the model's thread has died."""
@@ -80,7 +99,10 @@ class Slot:
             loaded.model.predict, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting
         )
         labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
-        return Generation(loaded, batcher, loaded.trailers, self._metrics.value(metrics.MODEL_INFO, *labels))
+        drift = None
+        if options.drift and loaded.reference is not None:
+            drift = Drift(self.name, loaded.model, loaded.reference, self._metrics)
+        return Generation(loaded, batcher, loaded.trailers, self._metrics.value(metrics.MODEL_INFO, *labels), drift)
 
     async def _warm_up(self, generation: Generation) -> None:
         """Computes the model's own examples, alone and as a full batch, before callers and metrics see it."""
@@ -91,8 +113,7 @@ class Slot:
             for answer in await generation.batcher.submit(inputs):
                 if isinstance(answer, Exception):
                     raise ValueError(f"the model of {self.name} refuses its own examples: {answer}")
-        generation.batcher.observe = self._observe
-        generation.info.set(1)
+        generation.batcher.observe = self._observe if generation.drift is None else self._watch(generation.drift)
 
     def _observe(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""
@@ -100,10 +121,11 @@ class Slot:
         self._compute.observe([batch.compute_s])
         self._batch_size.observe([batch.size])
 
+    def _watch(self, drift: Drift) -> Callable[[Batch], None]:
+        """Makes an observer that also has the drift looked at."""
 
-def find(slots: dict[str, Slot], name: str) -> Slot:
-    """Finds a model by name; raises NotFound naming those there are."""
-    slot = slots.get(name)
-    if slot is None:
-        raise errors.NotFound(f"there is no model {name!r} here; there are: {', '.join(sorted(slots))}")
-    return slot
+        def observe(batch: Batch) -> None:
+            self._observe(batch)
+            drift.offer(batch)
+
+        return observe

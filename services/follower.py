@@ -1,0 +1,218 @@
+"""A replica's part in following the registry: it takes up what the store has, and keeps the node's watcher alive."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+from pipelines.sealed import Corrupt
+from services import models
+from services.models import Loaded, Stored
+from services.server import Server
+from services.slots import Slot
+from services.store import State, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.3
+"""Seconds between looks at the store."""
+WAIT_S = 120.0
+"""Seconds that a node without a model waits for its watcher to fetch it."""
+AGAIN_S = 30.0
+"""Seconds until a model is tried again that failed for another reason than being wrong, such as full memory."""
+RESTART_S = 5.0
+"""Least seconds between two starts of the watcher."""
+
+
+class Leash:
+    """Runs the node's watcher for as long as this process lives, unless another replica of the node does."""
+
+    def __init__(self, store: Store, poll_s: float) -> None:
+        """Starts nothing before hold()."""
+        self._store = store
+        self._poll_s = poll_s
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = float("-inf")
+
+    @property
+    def watcher_pid(self) -> int | None:
+        """The watcher's process id; None when another replica has it."""
+        return self._process.pid if self._process else None
+
+    def hold(self) -> None:
+        """Takes the watcher over when nobody has it, and starts it again when it has ended; cheap when all is well."""
+        if self._lock is None:
+            self._lock = self._store.watch()
+        if self._lock is None or (self._process and self._process.poll() is None):
+            return
+        if time.monotonic() < self._started + RESTART_S:
+            return
+        self._started = time.monotonic()
+        self._end()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "services.watcher", "--home", self._store.home, "--poll-s", str(self._poll_s)],
+            env={**environment(), "MLFLOW_TRACKING_URI": self._store.uri},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def let_go(self) -> None:
+        """Ends the watcher, and leaves it to another replica to start one."""
+        self._end()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _end(self) -> None:
+        if self._process:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Follower:
+    """Keeps the models of a server those of the registry, as far as the store has them."""
+
+    def __init__(self, store: Store, stored: list[Stored], poll_s: float) -> None:
+        """Takes the models that the replica was started with; which version of each is the store's to say."""
+        self._store = store
+        self._own = {one.service: one.task for one in stored}
+        self._leash = Leash(store, poll_s)
+        self._refused: dict[str, tuple[Stored, float]] = {}
+        self._complaints: dict[str, str] = {}
+        self._users: list[int] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def load(self) -> list[Loaded]:
+        """Loads what the store has, waiting for the watcher where it has nothing; blocks.
+
+        Raises ValueError when a model neither comes in time nor can be loaded, nor an earlier one in its place.
+        """
+        self._users = [self._store.use(task) for task in self._own]
+        self._complaints = dict(self._store.state().refused)
+        return [self._first(task) for task in self._own]
+
+    async def follow(self, server: Server) -> None:
+        """Follows from now on; to be called once all models answer."""
+        await asyncio.to_thread(self._confirm, [slot.current.loaded for slot in server.slots.values()])
+        self._task = asyncio.create_task(self._follow(server))
+
+    async def close(self) -> None:
+        """Follows no more and ends the watcher."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self._leash.let_go)
+        for descriptor in self._users:
+            os.close(descriptor)
+        self._users = []
+
+    def _first(self, task: str) -> Loaded:
+        """Loads the version that the registry wants; failing that, the one that answered last."""
+        wanted, good = self._wait(task), self._good(task)
+        try:
+            loaded = models.load(wanted)
+            if good and good != wanted:
+                _try_out(loaded)
+            return loaded
+        except Exception as problem:
+            log.warning("%s version %s is refused: %s", task, wanted.version, problem)
+            if good and good != wanted:
+                self._refused[task] = wanted, float("inf")
+                return models.load(good)
+            if not isinstance(problem, Corrupt):
+                raise
+            self._store.discard(wanted)  # it was whole when it came, so the disk is at fault
+        return models.load(self._wait(task))
+
+    def _wait(self, task: str) -> Stored:
+        until = time.monotonic() + WAIT_S
+        while (found := self._store.current(task)) is None:
+            self._leash.hold()
+            if time.monotonic() > until:
+                state = self._store.state()
+                why = state.refused.get(task) or state.reason or "the watcher has said nothing"
+                raise ValueError(f"no model of {task} has come from the registry within {WAIT_S:.0f} s: {why}")
+            time.sleep(LOOK_S)
+        return replace(found, task=self._own[task])
+
+    def _good(self, task: str) -> Stored | None:
+        found = self._store.good(task)
+        return found and replace(found, task=self._own[task])
+
+    async def _follow(self, server: Server) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self._look(server)
+            except Exception:
+                log.exception("following the registry failed; it goes on")
+
+    async def _look(self, server: Server) -> None:
+        """Takes up what is new; files are read on a thread, as a disk may be slow."""
+        state, wanted = await asyncio.to_thread(self._read)
+        server.registry_up.set(state.up)
+        for task, slot in server.slots.items():
+            complaint = state.refused.get(task, "")
+            if complaint and complaint != self._complaints.get(task):
+                slot.count("refused")
+            self._complaints[task] = complaint
+            stored = wanted[task]
+            if stored and not _is(stored, slot.current.loaded) and not self._is_refused(stored):
+                await self._take(stored, slot)
+
+    def _read(self) -> tuple[State, dict[str, Stored | None]]:
+        self._leash.hold()
+        found = {task: self._store.current(task) for task in self._own}
+        return self._store.state(), {task: one and replace(one, task=self._own[task]) for task, one in found.items()}
+
+    async def _take(self, stored: Stored, slot: Slot) -> None:
+        """Loads a model beside the one that answers and swaps them; one that fails changes nothing."""
+        task = stored.service
+        try:
+            await slot.swap(await asyncio.to_thread(models.load, stored))
+        except Exception as problem:
+            again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
+            self._refused[task] = stored, again
+            slot.count("refused")
+            served = slot.current.loaded.version
+            log.exception("%s version %s is refused, version %s serves on", task, stored.version, served)
+            return
+        slot.count("swapped")
+        log.warning("%s is now version %s, digest %s", task, stored.version, stored.digest[:12])
+        await asyncio.to_thread(self._store.confirm, stored)
+
+    def _is_refused(self, stored: Stored) -> bool:
+        refused, again = self._refused.get(stored.service, (None, 0.0))
+        return refused == stored and time.monotonic() < again
+
+    def _confirm(self, served: list[Loaded]) -> None:
+        for loaded in served:
+            found = self._store.current(loaded.name)
+            if found and _is(found, loaded):
+                self._store.confirm(found)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a Python process of ours: this one's, with what it can import."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _is(stored: Stored, loaded: Loaded) -> bool:
+    return (stored.version, stored.run_id, stored.digest) == (loaded.version, loaded.run_id, loaded.digest)
+
+
+def _try_out(loaded: Loaded) -> None:
+    """Raises ValueError when a model refuses its own examples."""
+    for answer in loaded.model.predict(loaded.model.examples()[:1]):
+        if isinstance(answer, Exception):
+            raise ValueError(f"the model of {loaded.name} refuses its own examples: {answer}")
