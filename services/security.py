@@ -1,0 +1,119 @@
+"""Who may call an endpoint: TLS on its port, and bearer tokens or JWTs at its doors."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import grpc
+
+from services import errors, tokens
+from services.door import Context
+from services.options import Options
+from services.watched import Watched
+
+if TYPE_CHECKING:
+    from services.jwt import Jwks
+
+CHECK_S = 1.0
+"""How often the files of tokens and keys are looked at, in seconds: what a revoked token has left."""
+MOST_VERIFIED = 4096
+"""Most tokens that are remembered as verified."""
+HINT = "send the metadata `authorization: Bearer TOKEN`"
+
+
+@dataclass(frozen=True)
+class Security:
+    """How an endpoint is locked; each part is None where it is open."""
+
+    credentials: grpc.ServerCredentials | None
+    guard: "Guard | None"
+
+
+def of(options: Options) -> Security:
+    """Reads every file that the options name; raises ValueError naming the flag of one that is not as it must be."""
+    credentials = None
+    if options.tls_cert is not None and options.tls_key is not None:
+        from services import certificates
+
+        credentials = certificates.credentials(options.tls_cert, options.tls_key, options.client_ca)
+    guard = Guard(options) if options.tokens is not None or options.jwks is not None else None
+    return Security(credentials, guard)
+
+
+class Guard:
+    """Lets in whoever bears a token that permits the call; for the event loop's thread.
+
+    A token is verified once and then known by its SHA-256, until it ends or the files change.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Reads the files of tokens and keys."""
+        self._tokens: Watched[tokens.Tokens] | None = None
+        self._jwks: Watched[Jwks] | None = None
+        if options.tokens is not None:
+            self._tokens = Watched({"--tokens": options.tokens}, partial(tokens.Tokens, "--tokens"))
+        if options.jwks is not None:
+            from services import jwt
+
+            parse = partial(jwt.Jwks, "--jwks", options.jwt_issuer, options.jwt_audience)
+            self._jwks = Watched({"--jwks": options.jwks}, parse)
+        self._known = self._read()
+        self._check_at = time.monotonic() + CHECK_S
+        self._verified: dict[bytes, tokens.Grant] = {}
+        self._needed: dict[str, frozenset[str]] = {}
+
+    def __call__(self, path: str, context: Context) -> str:
+        """Names the caller of the RPC of this path; raises Unauthenticated or Forbidden if it may not call it."""
+        grant = self.authenticate(context)
+        needed = self._needed.get(path)
+        if needed is None:
+            needed = self._needed[path] = tokens.needed(path)
+        if not grant.permits(needed):
+            raise errors.Forbidden(f"this token does not permit {path.removeprefix('/')}")
+        return grant.name
+
+    def authenticate(self, context: Context) -> tokens.Grant:
+        """Finds what the caller may do; raises Unauthenticated for no token or one that is not valid."""
+        token = _bearer(context)
+        if time.monotonic() >= self._check_at:
+            self._refresh()
+        digest = tokens.digest(token)
+        grant = self._verified.get(digest)
+        if grant is None or time.time() >= grant.until:
+            grant = self._verify(token, digest)
+        return grant
+
+    def _verify(self, token: str, digest: bytes) -> tokens.Grant:
+        known, keys = self._known
+        grant = known.find(digest) if known is not None else None
+        if grant is None:
+            self._verified.pop(digest, None)
+            if keys is None or token.count(".") != 2:
+                raise errors.Unauthenticated("the bearer token is not one that this endpoint takes")
+            grant = keys.grant(token)
+        if len(self._verified) >= MOST_VERIFIED:
+            self._verified.clear()
+        self._verified[digest] = grant
+        return grant
+
+    def _refresh(self) -> None:
+        self._check_at = time.monotonic() + CHECK_S
+        known = self._read()
+        if known != self._known:
+            self._known = known
+            self._verified.clear()
+
+    def _read(self) -> "tuple[tokens.Tokens | None, Jwks | None]":
+        listed = None if self._tokens is None else self._tokens.current()
+        return listed, None if self._jwks is None else self._jwks.current()
+
+
+def _bearer(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            scheme, _, token = str(value).partition(" ")
+            if scheme.lower() != "bearer" or not token:
+                raise errors.Unauthenticated(f"the authorization is no bearer token; {HINT}")
+            return token.strip()
+    raise errors.Unauthenticated(f"this endpoint needs a token; {HINT}")
