@@ -14,8 +14,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from services import errors
+from services.visits import Visit, current
 
 log = logging.getLogger(__name__)
+
+SURPRISE = 2.0
+"""How many times faster than ever before the model may be without a call being refused that it could have answered."""
 
 
 @dataclass(eq=False)
@@ -26,8 +30,16 @@ class Call:
     answer: "asyncio.Future[list[Any]]"
     deadline: float
     """When the caller gives up, on the clock of time.monotonic(); infinite when never."""
-    submitted: float = field(default_factory=time.monotonic)
+    submitted: float
     """When the call began to wait, on the same clock."""
+    visit: Visit | None = field(default_factory=current.get)
+    """What is noted of the call for the access log and traces."""
+    count: int = field(init=False)
+    """How many items; stays when a cancelled call lets go of them."""
+
+    def __post_init__(self) -> None:
+        """Counts the items."""
+        self.count = len(self.inputs)
 
 
 @dataclass
@@ -42,13 +54,17 @@ class Batch:
     compute_s: float = 0.0
     results: list[Any] = field(default_factory=list)
     """One for each input of the calls, in order; empty when the model failed."""
+    inputs: list[Any] = field(default_factory=list)
+    """The items of the calls, in order."""
     failure: Exception | None = None
     """What the model raised."""
+    span: Any = None
+    """The batch's span, once a traced call of it has ended."""
 
     @property
     def size(self) -> int:
         """How many items were computed together."""
-        return sum(len(call.inputs) for call in self.calls)
+        return len(self.inputs)
 
 
 class Batcher:
@@ -76,34 +92,50 @@ class Batcher:
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
         self._open = True
-        # Two counters, each written by one thread only, need no lock: their difference is what waits.
+        # Counters of items, each written by one thread only, need no lock. Cancelled ones stop waiting at once:
+        # gone counts all of them that have not been delivered, dropped those that the thread found cancelled.
         self._submitted_count = 0
+        self._gone_count = 0
         self._taken_count = 0
+        self._dropped_count = 0
         self._quickest_s = 0.0
+        self._least_item_s = 0.0
         self._item_s = 0.001
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
         self._thread.start()
 
     @property
     def waiting_count(self) -> int:
-        """Items in the queue, not counting those being computed."""
-        return self._submitted_count - self._taken_count
+        """Items in the queue whose callers still wait, not counting those being computed."""
+        gone = self._gone_count - self._dropped_count
+        return max(0, self._submitted_count - self._taken_count - gone)
 
     async def submit(self, inputs: list[Any], deadline: float = float("inf")) -> list[Any]:
         """Waits for the predictions of one call's inputs.
 
-        A caller that is cancelled leaves the queue. Raises Busy when the queue is full, TooLate when no time is left
-        before compute, Unavailable after close(), and Failure when the model raises.
+        A caller that is cancelled leaves the queue. Raises Busy when the queue is full, TooLate when less time is left
+        than the work before and in this call takes at the least, Unavailable after close(), and Failure when the model
+        raises.
         """
         if not self._open:
             raise errors.Unavailable("the endpoint is shutting down")
         waiting = self.waiting_count
-        if waiting + len(inputs) > self._max_waiting:
+        ahead = waiting + len(inputs)
+        if ahead > self._max_waiting:
             raise errors.Busy(retry_after_s=max(0.01, waiting * self._item_s))
-        call = Call(inputs, self._loop.create_future(), deadline)
-        self._submitted_count += len(inputs)
+        now = time.monotonic()
+        if now + max(self._quickest_s, ahead * self._least_item_s / SURPRISE) >= deadline:
+            raise errors.TooLate("the time left is less than the work needs")
+        call = Call(inputs, self._loop.create_future(), deadline, now)
+        self._submitted_count += call.count
         self._queue.put(call)
-        return await call.answer
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            if call.answer.cancelled():
+                self._gone_count += call.count
+                call.inputs = []
+            raise
 
     async def close(self) -> None:
         """Takes no more calls, and returns when those that wait are answered and the thread has ended."""
@@ -130,15 +162,14 @@ class Batcher:
         call = self._held or self._queue.get()
         self._held = None
         batch = Batch([], [])
-        count = 0
         while call is not None:
-            self._taken_count += len(call.inputs)
-            count += self._admit(call, batch)
+            self._taken_count += call.count
+            self._admit(call, batch)
             try:
                 call = self._queue.get_nowait()
             except Empty:
                 return batch
-            if call is not None and count and count + len(call.inputs) > self._max_batch:
+            if call is not None and batch.inputs and batch.size + call.count > self._max_batch:
                 self._held = call
                 return batch
         if batch.calls or batch.late:
@@ -146,19 +177,20 @@ class Batcher:
             return batch
         return None
 
-    def _admit(self, call: Call, batch: Batch) -> int:
-        """Adds a call to the batch unless its caller is gone or its time is up; returns the items added."""
+    def _admit(self, call: Call, batch: Batch) -> None:
+        """Adds a call to the batch unless its caller is gone or its time is up."""
+        inputs = call.inputs  # read before cancelled(): a caller that goes from now on takes them from the call only
         if call.answer.cancelled():
-            return 0
-        if time.monotonic() + self._quickest_s >= call.deadline:
+            self._dropped_count += call.count
+        elif time.monotonic() + self._quickest_s >= call.deadline:
             batch.late.append(call)
-            return 0
-        batch.calls.append(call)
-        return len(call.inputs)
+        else:
+            batch.calls.append(call)
+            batch.inputs += inputs
 
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails this batch's calls and nothing else."""
-        inputs = [item for call in batch.calls for item in call.inputs]
+        inputs = batch.inputs
         batch.started = time.monotonic()
         try:
             for start in range(0, len(inputs), self._max_batch):
@@ -167,29 +199,42 @@ class Batcher:
         except Exception as error:
             batch.failure = error
         batch.compute_s = time.monotonic() - batch.started
-        self._item_s = batch.compute_s / len(inputs)
-        self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
+        self._learn(batch)
+
+    def _learn(self, batch: Batch) -> None:
+        """Notes how quick the model can be; a batch with errors among its results did less than the work."""
+        self._item_s = item_s = batch.compute_s / batch.size
+        quicker = not self._quickest_s or batch.compute_s < self._quickest_s or item_s < self._least_item_s
+        if quicker and not batch.failure and not any(isinstance(result, Exception) for result in batch.results):
+            self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
+            self._least_item_s = min(self._least_item_s or item_s, item_s)
 
     def _deliver(self, batch: Batch) -> None:
         """Answers a batch's calls, on the event loop."""
         start = 0
         for call in batch.calls:
-            end = start + len(call.inputs)
+            end = start + call.count
+            if call.visit is not None:
+                call.visit.computed(call.submitted, batch)
             if not call.answer.done():
                 if batch.failure is None:
                     call.answer.set_result(batch.results[start:end])
                 else:
-                    call.answer.set_exception(_failure(batch.failure))
+                    call.answer.set_exception(_failure(batch.failure, call.visit))
+            elif call.answer.cancelled():
+                self._gone_count -= call.count
             start = end
         for call in batch.late:
             if not call.answer.done():
                 call.answer.set_exception(errors.TooLate("no time was left before compute"))
+            elif call.answer.cancelled():
+                self._gone_count -= call.count
         if self.observe and batch.calls:
             self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
 
 
-def _failure(cause: Exception) -> errors.Failure:
+def _failure(cause: Exception, visit: Visit | None) -> errors.Failure:
     """Logs the cause under a request id; the caller sees the id alone."""
-    failure = errors.Failure()
+    failure = errors.Failure(visit and visit.request_id)
     log.error("request %s failed in the model", failure.request_id, exc_info=cause)
     return failure

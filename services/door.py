@@ -5,20 +5,25 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 
-from services import errors, metrics, status
+from services import errors, metrics, status, visits
+from services.access_log import AccessLog
+from services.options import Options
+from services.tracing import Traces
 
 log = logging.getLogger(__name__)
 
 Context = aio.ServicerContext[Any, Any]
 Work = Callable[[bytes, float, Context], Awaitable[bytes]]
 """(the request's bytes, when the caller gives up on the clock of time.monotonic(), the call) to the reply's bytes."""
+Guard = Callable[[str, Context], str | None]
+"""Says who calls, or raises Unauthenticated or Forbidden: (the path of the RPC, the call)."""
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -28,8 +33,23 @@ class Keepers:
     """What stands at every door of an endpoint; each may be None, which costs nothing."""
 
     figures: metrics.Metrics
-    guard: Callable[[str, Context], None] | None = None
-    """Raises Unauthenticated or Forbidden: (the path of the RPC, the call)."""
+    guard: Guard | None = None
+    access_log: AccessLog | None = None
+    traces: Traces | None = None
+    request_ids: visits.RequestIds = field(default_factory=visits.RequestIds)
+
+    @classmethod
+    def of(cls, options: Options, figures: metrics.Metrics, guard: Guard | None) -> "Keepers":
+        """Opens the access log and traces that are asked for; raises ValueError when the log's file cannot be."""
+        access_log = AccessLog(options.access_log, options.log_payloads, figures) if options.access_log else None
+        traces = Traces(options.otlp_endpoint, options.trace_ratio) if options.otlp_endpoint else None
+        return cls(figures, guard, access_log, traces)
+
+    def close(self) -> None:
+        """Writes and sends what is left of log and traces."""
+        for writer in (self.access_log, self.traces):
+            if writer is not None:
+                writer.close()
 
 
 class Door:
@@ -43,19 +63,26 @@ class Door:
         self._path = path
         self._work = work
         self._guard = keepers.guard
+        self._keepers = keepers
+        self._watched = keepers.access_log is not None or keepers.traces is not None
         self.figures = Figures(*labels, keepers.figures)
 
     async def answer(self, body: bytes, context: Context) -> bytes:
         """Answers a call."""
         started = time.monotonic()
-        code = code_pb2.UNKNOWN
+        code, reply = code_pb2.UNKNOWN, b""
         self.figures.begin()
+        visit = self._welcome(body, context) if self._watched else None
         try:
             if self._guard is not None:
-                self._guard(self._path, context)
+                principal = self._guard(self._path, context)
+                if visit is not None:
+                    visit.principal = principal
             left = context.time_remaining()
             reply = await self._work(body, float("inf") if left is None else started + left, context)
             code = code_pb2.OK
+            if visit is not None:
+                visit.sign(context, failed=False)
             return reply
         except errors.ServiceError as error:
             refusal = status.of(error)
@@ -65,16 +92,41 @@ class Door:
             code = code_pb2.CANCELLED
             raise
         except Exception:
-            failure = errors.Failure()
+            failure = errors.Failure(visit and visit.request_id)
             log.exception("request %s failed", failure.request_id)
             code = code_pb2.INTERNAL
             return await refuse(status.of(failure), context)
         finally:
-            self.figures.end(code, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self.figures.end(code, seconds)
+            if visit is not None:
+                self._note(visit, code, seconds, body, reply)
+
+    def _welcome(self, body: bytes, context: Context) -> visits.Visit:
+        """Begins to note what the access log and traces tell of a call."""
+        keepers = self._keepers
+        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())  # type: ignore[arg-type]
+        request_id, is_named = keepers.request_ids.of(metadata.get(visits.REQUEST_ID))
+        visit = visits.Visit(request_id, is_named, context.peer(), len(body), context.time_remaining())
+        if keepers.traces is not None:
+            visit.span = keepers.traces.begin(self._path[1:], metadata)
+        visits.current.set(visit)
+        return visit
+
+    def _note(self, visit: visits.Visit, code: int, seconds: float, request: bytes, reply: bytes) -> None:
+        """Hands a call that has ended to the access log and traces."""
+        if visit.span is not None:
+            assert self._keepers.traces is not None
+            self._keepers.traces.end(visit, code)
+        if self._keepers.access_log is not None:
+            self._keepers.access_log.add(self._path[1:], visit, code, seconds, request, reply)
 
 
 async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:
     """Ends a call with a status and its details, beside the trailing metadata that the call has already."""
+    visit = visits.current.get()
+    if visit is not None:
+        visit.sign(context, failed=True)
     details = ("grpc-status-details-bin", refusal.SerializeToString())
     await context.abort(_GRPC_CODES[refusal.code], refusal.message, (*(context.trailing_metadata() or ()), details))
     raise AssertionError("abort() raises")

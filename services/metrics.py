@@ -2,25 +2,28 @@
 
 Each process writes its values into files of one folder a node and endpoint, in the format of prometheus_client's
 multiprocess mode, which adds them up at a scrape: so any replica answers for all, and what a dead one has counted
-stays counted. The files are written here, not through prometheus_client's metric classes: those choose their storage
-when the module is first imported, too early in a process that somebody else started.
+stays counted (graves.py). The files are written here, not through prometheus_client's metric classes: those choose
+their storage when the module is first imported, too early in a process that somebody else started.
 
 No label takes a value from a caller.
 """
 
-import fcntl
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from services import graves
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 _ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, float("inf"))
@@ -59,7 +62,38 @@ IN_FLIGHT = Metric("eagerly_in_flight_requests", "gauge_livesum", ("service", "m
 MODEL_INFO = Metric(
     "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
 )
-TABLE = (REQUESTS, ITEMS, REQUEST_SECONDS, QUEUE_SECONDS, COMPUTE_SECONDS, BATCH_SIZE, IN_FLIGHT, MODEL_INFO)
+SWAPS = Metric(
+    "eagerly_model_swaps_total", "counter", ("service", "outcome"), "Models put in place of another, or refused."
+)
+REGISTRY_UP = Metric("eagerly_registry_up", "gauge_livemax", (), "0 while the registry of the models does not answer.")
+ACCESS_LOG_DROPPED = Metric(
+    "eagerly_access_log_dropped_total", "counter", (), "Lines that a full or slow disk kept out of the access log."
+)
+ABSTAINED = Metric(
+    "eagerly_abstained_total", "counter", ("service",), "Answers whose best score was below the least confidence asked."
+)
+DRIFT_PSI = Metric(
+    "eagerly_drift_psi", "gauge_livemax", ("service", "feature"), "Population stability index against validation."
+)
+DRIFT_KS = Metric(
+    "eagerly_drift_ks", "gauge_livemax", ("service", "feature"), "Kolmogorov-Smirnov distance from validation."
+)
+TABLE = (
+    REQUESTS,
+    ITEMS,
+    REQUEST_SECONDS,
+    QUEUE_SECONDS,
+    COMPUTE_SECONDS,
+    BATCH_SIZE,
+    IN_FLIGHT,
+    MODEL_INFO,
+    SWAPS,
+    REGISTRY_UP,
+    ACCESS_LOG_DROPPED,
+    ABSTAINED,
+)
+DRIFT = (DRIFT_PSI, DRIFT_KS)
+"""Gauges that are there only while there is something to say, and less than 0 when there no longer is."""
 
 
 class Value:
@@ -105,11 +139,12 @@ class Metrics:
         """Opens this process's files and marks it alive, by a lock that ends with the process."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        self._files: dict[str, MmapedDict] = {}
-        starting = folder / f"starting_{os.getpid()}"
-        self._alive = os.open(starting, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._alive, fcntl.LOCK_EX)
-        starting.rename(folder / f"alive_{os.getpid()}")
+        with graves.locked(folder):
+            graves.bury(folder)  # this process id may have been another's
+            self._alive = graves.mark_alive(folder)
+            kinds = {metric.kind for metric in TABLE}
+            self._files = {kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in kinds}
+        self.value(ACCESS_LOG_DROPPED)  # there from the start, like the others
 
     def value(self, metric: Metric, *labels: str) -> Value:
         """Opens a counter or gauge, whose labels are given in the table's order."""
@@ -132,48 +167,38 @@ class Metrics:
             file.close()
         self._files.clear()
         os.close(self._alive)
-        bury(self._folder)
+        with graves.locked(self._folder):
+            graves.bury(self._folder)
 
     def _value(self, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Value:
-        if metric.kind not in self._files:
-            self._files[metric.kind] = MmapedDict(str(self._folder / f"{metric.kind}_{os.getpid()}.db"))
         family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
         return Value(self._files[metric.kind], mmap_key(family, name, list(labels), list(values), metric.text))
 
 
+class _Present(Collector):
+    """All processes' figures, without the models that are no longer served, nor drift that is no longer known."""
+
+    def __init__(self, folder: Path) -> None:
+        self._figures = MultiProcessCollector(None, path=str(folder))
+
+    def collect(self) -> Iterator[Family]:
+        for family in self._figures.collect():
+            if family.name == MODEL_INFO.name:
+                family.samples = [sample for sample in family.samples if sample.value]
+            elif family.name in (DRIFT_PSI.name, DRIFT_KS.name):
+                family.samples = [sample for sample in family.samples if sample.value >= 0]
+            yield family
+
+
 def scrape(folder: Path) -> bytes:
     """Adds up all processes' figures, in Prometheus's text format."""
-    bury(folder)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))
-    return generate_latest(registry)
+    with graves.locked(folder):
+        graves.bury(folder)
+        registry = CollectorRegistry()
+        registry.register(_Present(folder))
+        return generate_latest(registry)
 
 
 def alive_pids(folder: Path) -> set[int]:
     """Finds the processes that are alive."""
-    return {int(alive.name.removeprefix("alive_")) for alive in folder.glob("alive_*") if not _is_dead(alive)}
-
-
-def bury(folder: Path) -> None:
-    """Removes the gauges of processes that are no longer alive."""
-    for alive in folder.glob("alive_*"):
-        if _is_dead(alive):
-            pid = alive.name.removeprefix("alive_")
-            for file in folder.glob(f"gauge_live*_{pid}.db"):
-                file.unlink(missing_ok=True)
-            alive.unlink(missing_ok=True)
-
-
-def _is_dead(alive: Path) -> bool:
-    """Tries the lock that a living process holds; the process id alone may be a zombie's or used again."""
-    try:
-        descriptor = os.open(alive, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
+    return graves.alive_pids(folder)

@@ -141,6 +141,95 @@ def test_a_call_with_less_time_than_the_quickest_work_took_is_not_computed():
     run(scenario)
 
 
+class Timed:
+    """Takes a time that the test sets for each item, and says what it computed."""
+
+    def __init__(self, item_s: float) -> None:
+        self.item_s = item_s
+        self.computed: list[int] = []
+
+    def __call__(self, inputs: list[int]) -> list[int]:
+        time.sleep(self.item_s * len(inputs))
+        self.computed += inputs
+        return inputs
+
+
+def test_a_call_is_refused_at_once_when_the_work_before_it_takes_longer_than_its_time():
+    async def scenario(_: Doubler) -> None:
+        model = Timed(0.01)
+        batcher = Batcher(model, name="test", max_batch=1)
+        await batcher.submit([0])
+        waiting = [asyncio.ensure_future(batcher.submit([number])) for number in range(1, 41)]
+        await asyncio.sleep(0)
+        asked = time.monotonic()
+        with pytest.raises(errors.TooLate):
+            await batcher.submit([99], asked + 0.1)
+        assert time.monotonic() - asked < 0.1
+        assert await batcher.submit([41], asked + 10) == [41]
+        assert [await one for one in waiting] == [[number] for number in range(1, 41)]
+        assert 99 not in model.computed
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_no_call_is_refused_that_a_model_twice_as_fast_as_ever_could_answer():
+    async def scenario(_: Doubler) -> None:
+        model = Timed(0.02)
+        batcher = Batcher(model, name="test", max_batch=1)
+        await batcher.submit([0])
+        model.item_s = 0.0
+        now = time.monotonic()
+        waiting = [asyncio.ensure_future(batcher.submit([number], now + 0.3)) for number in range(1, 29)]
+        assert [await one for one in waiting] == [[number] for number in range(1, 29)]
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_answers_that_are_errors_do_not_make_the_model_look_fast():
+    async def scenario(model: Doubler) -> None:
+        def check(inputs: list[int]) -> list[int | ValueError]:
+            if inputs == [13]:
+                return [ValueError("no")]
+            time.sleep(0.05)
+            return list(inputs)
+
+        batcher = Batcher(check, name="test")
+        await batcher.submit([1])
+        await batcher.submit([13])
+        with pytest.raises(errors.TooLate):
+            await batcher.submit([2], time.monotonic() + 0.04)
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_cancelled_calls_make_room_in_a_full_queue_at_once_and_are_never_computed():
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test", max_waiting=4)
+        first = await busy(batcher, model)
+        for _ in range(100):
+            storm = [asyncio.ensure_future(batcher.submit([13])) for _ in range(4)]
+            await asyncio.sleep(0)
+            assert batcher.waiting_count == 4
+            for one in storm:
+                one.cancel()
+            await asyncio.sleep(0)
+            assert batcher.waiting_count == 0
+        first.cancel()
+        stays = asyncio.ensure_future(batcher.submit([1]))
+        await asyncio.sleep(0)
+        model.open.set()
+        assert await stays == [2]
+        await asyncio.sleep(0)
+        assert batcher.waiting_count == 0
+        assert model.batches == [[0], [1]]
+        await batcher.close()
+
+    run(scenario)
+
+
 def test_a_model_that_raises_fails_its_batch_alone(caplog: pytest.LogCaptureFixture):
     async def scenario(model: Doubler) -> None:
         batcher = Batcher(model, name="test")

@@ -1,13 +1,17 @@
+import contextlib
 import http.client
+import re
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import endpoints
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,6 +19,38 @@ from eagerly.client import CallError, Client
 from services import metrics
 from services.exposition import MetricsServer
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+DROPPED = ("eagerly_access_log_dropped_total",)
+REQUESTED = ("eagerly_requests_total", "OK", "Analyze", "sentiment")
+RESTARTING = """
+import os, signal, sys
+from pathlib import Path
+from services import metrics
+for number in range(int(sys.argv[2])):
+    mine = metrics.Metrics(Path(sys.argv[1]))
+    mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(1)
+    mine.value(metrics.IN_FLIGHT, "sentiment", "Analyze").set(1)
+    mine.histogram(metrics.BATCH_SIZE, "sentiment").observe([3])
+    if number < int(sys.argv[2]) - 1:
+        mine.close()
+    if number % 20 == 0:
+        print("restarted", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_BURYING = """
+import os, shutil, signal, sys
+from pathlib import Path
+from services import metrics
+left = int(sys.argv[2])
+def killing(event, arguments):
+    global left
+    if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "open") and sys.argv[1] in str(arguments[0]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(killing)
+metrics.scrape(Path(sys.argv[1]))
+"""
 OTHER_REPLICA = """
 import sys
 from pathlib import Path
@@ -88,7 +124,7 @@ def test_no_label_takes_a_value_from_a_caller(tmp_path: Path):
                 client.analyze([])
         figures = read(scrape(endpoint, calls=51).encode())
     counters = ("eagerly_requests_total", "eagerly_items_total")
-    assert {key: value for key, value in figures.items() if key[0] in counters} == {
+    assert {key: value for key, value in figures.items() if key[0] in counters and value} == {
         ("eagerly_requests_total", "OK", "Analyze", "sentiment"): 50,
         ("eagerly_requests_total", "INVALID_ARGUMENT", "Analyze", "sentiment"): 1,
         ("eagerly_items_total", "OK", "Analyze", "sentiment"): 50,
@@ -129,7 +165,7 @@ def test_a_process_that_closes_takes_its_gauges_away(tmp_path: Path):
     mine.value(metrics.REQUESTS, "sentiment", "Analyze", "OK").add(1)
     mine.close()
     figures = read(metrics.scrape(tmp_path))
-    assert figures == {("eagerly_requests_total", "OK", "Analyze", "sentiment"): 1}
+    assert figures == {("eagerly_requests_total", "OK", "Analyze", "sentiment"): 1, DROPPED: 0}
 
 
 def test_a_process_that_uses_an_old_process_id_goes_on_counting(tmp_path: Path):
@@ -160,3 +196,98 @@ def test_replicas_share_the_metrics_port(tmp_path: Path):
     first.close()
     assert urllib.request.urlopen(f"http://127.0.0.1:{second.port}/metrics").status == 200
     second.close()
+
+
+def test_the_readme_names_every_metric_with_its_type_and_labels():
+    rows = re.findall(r"^\| `(eagerly_\w+)` \| (\w+) \| ([\w, ]*)\|", README.read_text(), re.MULTILINE)
+    told = {name: (kind, tuple(labels.strip().split(", ")) if labels.strip() else ()) for name, kind, labels in rows}
+    assert told == {one.name: (one.kind.partition("_")[0], one.labels) for one in metrics.TABLE}
+
+
+def test_types_and_labels_on_the_port_are_those_of_the_table(tmp_path: Path):
+    with endpoints.serving([endpoints.loaded("sentiment", endpoints.Gate())], tmp_path) as endpoint:
+        with Client(endpoint.address) as client:
+            client.analyze(["one"])
+        text = scrape(endpoint, calls=1)
+    found = {
+        family.name: (family.type, {frozenset(sample.labels) - {"le"} for sample in family.samples})
+        for family in text_string_to_metric_families(text)
+    }
+    assert found == {
+        one.name.removesuffix("_total"): (one.kind.partition("_")[0], {frozenset(one.labels)}) for one in metrics.TABLE
+    }
+
+
+def test_a_model_that_is_no_longer_served_is_not_shown(tmp_path: Path):
+    mine = metrics.Metrics(tmp_path)
+    for version in range(100):
+        info = mine.value(metrics.MODEL_INFO, "sentiment", str(version), "run", "digest")
+        info.set(1)
+        info.set(0)
+    mine.value(metrics.MODEL_INFO, "sentiment", "100", "run", "digest").set(1)
+    figures = read(metrics.scrape(tmp_path))
+    assert [key[-1] for key in figures if key[0] == "eagerly_model_info"] == ["100"]
+    mine.close()
+
+
+def test_callers_cannot_make_series(tmp_path: Path):
+    words = {"x-request-id": "id-{}", "user": "user-{}", "user-agent": "agent-{}", "authorization": "Bearer {}"}
+    models = [endpoints.loaded(name, endpoints.Gate()) for name in ("sentiment",)]
+    with endpoints.serving(models, tmp_path / "metrics", access_log=str(tmp_path / "log")) as endpoint:
+        known = ("/eagerly.v1.Sentiment/Analyze", "/inference.GRPCInferenceService/ModelInfer")
+        with grpc.insecure_channel(endpoint.address) as channel:
+            sizes = []
+            for start in (0, 300, 600):
+                for number in range(start, start + 300):
+                    metadata = tuple((key, value.format(number)) for key, value in words.items())
+                    paths = (*known, f"/eagerly.v1.Sentiment/M{number}", f"/s{number}/M")
+                    name = f"model-{number}".encode()
+                    request = b"\x0a" + bytes([len(name)]) + name  # a text, or a model's name
+                    for path in paths:
+                        with contextlib.suppress(grpc.RpcError):
+                            channel.unary_unary(path)(request, metadata=metadata, timeout=10)
+                figures = read(scrape(endpoint, calls=2 * (start + 300)).encode())
+                sizes.append(len(figures))
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert not [key for key in figures if re.search(r"M\d|s\d|(model|id|user|agent)-\d|Bearer|UNIMPL", " ".join(key))]
+    assert sum(value for key, value in figures.items() if key[0] == "eagerly_requests_total") == 1800
+
+
+def test_counts_only_rise_and_files_stay_few_over_restarts_and_kills(tmp_path: Path):
+    total = 0.0
+    for _ in range(10):
+        with subprocess.Popen(
+            [sys.executable, "-c", RESTARTING, str(tmp_path), "100"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                assert line == "restarted\n"
+                counted = read(metrics.scrape(tmp_path)).get(REQUESTED, 0.0)
+                assert counted >= total
+                total = counted
+    figures = read(metrics.scrape(tmp_path))
+    assert figures[REQUESTED] == 10 * 100
+    assert figures["eagerly_batch_size_count", "sentiment"] == 10 * 100
+    assert figures["eagerly_batch_size_sum", "sentiment"] == 10 * 300
+    assert not [key for key in figures if key[0] == "eagerly_in_flight_requests"]
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "counter_0.db", "histogram_0.db"}
+
+
+@pytest.mark.parametrize("step", range(4, 20))
+def test_a_process_killed_while_it_buries_loses_and_doubles_nothing(tmp_path: Path, step: int):
+    for program in (OTHER_REPLICA.replace("sys.stdin.read()", ""), KILLED_BURYING):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path), str(step)], check=False, capture_output=True)
+    figures = read(metrics.scrape(tmp_path))
+    assert figures[REQUESTED] == 5
+    assert figures["eagerly_batch_size_count", "sentiment"] == 1
+    assert read(metrics.scrape(tmp_path)) == figures
+
+
+def test_scrapes_and_burials_at_once_agree(tmp_path: Path):
+    for _ in range(5):
+        subprocess.run(
+            [sys.executable, "-c", OTHER_REPLICA, str(tmp_path)], stdin=subprocess.DEVNULL, check=True, timeout=60
+        )
+    with ThreadPoolExecutor(8) as pool:
+        totals = set(pool.map(lambda _: read(metrics.scrape(tmp_path))[REQUESTED], range(40)))
+    assert totals == {25}
