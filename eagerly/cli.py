@@ -9,6 +9,7 @@ VERBS = {
     "models": "list, show, promote and roll back the registered versions",
     "serve": "serve the champions over gRPC",
     "predict": "call a served model",
+    "tokens": "make the tokens that callers of an endpoint need",
     "demo": "train three models, serve them, call them, all on embedded data",
 }
 USAGE = "usage: eagerly VERB [flags]"

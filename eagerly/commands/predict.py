@@ -1,5 +1,6 @@
 """`eagerly predict`: calls a served model and prints what it says."""
 
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -11,15 +12,21 @@ import tyro
 from eagerly import flags, table
 
 if TYPE_CHECKING:
-    from eagerly.client import CallError, Client
+    from eagerly.client import CallError, Client, Query
 
+MOST_CONNECTIONS = 64
 DEFAULT_ADDRESS = "127.0.0.1:9000"
 HELP = """usage: eagerly predict classifier IMAGE... [--top-k N]
        eagerly predict sentiment TEXT...
        eagerly predict recommender [--user ID] [--items ID...] [--k N]
+       eagerly predict SERVICE --file INPUTS.jsonl [--output RESULTS.jsonl] [--batch N] [--concurrency N]
+
+A file has a JSON value a line: a text or {"text": ...}, an image's path or {"image": ...}, or
+{"user_id": ..., "item_ids": [...], "k": ...}; the results are lines of JSON in the same order.
 
 `eagerly predict classifier --help` shows the flags of one service. A served model is looked for at --address,
-at EAGERLY_ADDRESS, or at 127.0.0.1:9000, where `eagerly serve` puts it."""
+at EAGERLY_ADDRESS, or at 127.0.0.1:9000, where `eagerly serve` puts it. An endpoint that asks for a token finds it in
+EAGERLY_TOKEN."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,22 @@ class Call:
     """Seconds to wait for the answer."""
     json: bool = False
     """Whether to print JSON, for programs."""
+    file: str = ""
+    """File of inputs, a JSON value a line, answered in place of those on the command line; - is standard input."""
+    output: str = ""
+    """File for the results of --file, a line of JSON each; empty is standard output."""
+    batch: int = 32
+    """Inputs of --file in a call."""
+    concurrency: int = 4
+    """Calls at a time for --file, each on a connection of its own."""
+    tls: bool = False
+    """Whether to call over TLS, trusting the system's authorities."""
+    ca: Path | None = None
+    """PEM file of the authorities to trust; calls over TLS."""
+    cert: Path | None = None
+    """PEM file of a certificate of one's own, for an endpoint that asks for it; calls over TLS."""
+    key: Path | None = None
+    """PEM file of its key."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +108,16 @@ def main(words: list[str]) -> int:
 
 def run(args: Classifier | Sentiment | Recommender) -> None:
     """Calls the service and prints its answer; raises ValueError for whatever was refused."""
-    from eagerly.client import CallError, Client
+    from eagerly.client import CallError
 
-    address = args.address or os.environ.get("EAGERLY_ADDRESS") or DEFAULT_ADDRESS
-    with Client(address, args.timeout_s, wait_for_ready=False) as client:
+    with _client(args) as client:
         try:
+            if args.file:
+                _answer_file(client, args)
+                return
             names, results = _ask(client, args)
         except CallError as error:
-            raise ValueError(_sentence(error, address)) from None
+            raise ValueError(_sentence(error, client.address)) from None
     refused = [(name, result.error) for name, result in zip(names, results, strict=True) if result.error]
     if args.json:
         print(json.dumps([_plain(name, result) for name, result in zip(names, results, strict=True)], indent=2))
@@ -100,6 +125,69 @@ def run(args: Classifier | Sentiment | Recommender) -> None:
         _show([(name, result) for name, result in zip(names, results, strict=True) if not result.error])
     if refused:
         raise ValueError("; ".join(f"{name}: {error.message}" for name, error in refused))
+
+
+def _client(args: Call) -> "Client":
+    """Opens a client as the flags and the environment say."""
+    from eagerly.client import Client, Tls
+
+    address = args.address or os.environ.get("EAGERLY_ADDRESS") or DEFAULT_ADDRESS
+    is_tls = args.tls or any(path is not None for path in (args.ca, args.cert, args.key))
+    return Client(
+        address,
+        args.timeout_s,
+        wait_for_ready=False,
+        tls=Tls(args.ca, args.cert, args.key) if is_tls else None,
+        token=os.environ.get("EAGERLY_TOKEN", ""),
+        connections=max(1, min(args.concurrency, MOST_CONNECTIONS)) if args.file else 1,
+    )
+
+
+def _answer_file(client: "Client", args: Classifier | Sentiment | Recommender) -> None:
+    """Answers --file; raises ValueError when inputs stand on the command line too."""
+    from eagerly.commands import bulk
+
+    read: bulk.Read
+    ask: Any
+    if isinstance(args, Classifier):
+        given, read = bool(args.images), _image_of
+        ask = functools.partial(client.classify, top_k=args.top_k)
+    elif isinstance(args, Sentiment):
+        given, read, ask = bool(args.texts), _text_of, client.analyze
+    else:
+        given, read, ask = bool(args.user or args.items), _query_of, client.recommend
+    if given:
+        raise ValueError("inputs stand both on the command line and in --file; give one of them")
+    bulk.answer(args.file, args.output, bulk.Bulk(read, ask, _answered, args.batch, args.concurrency))
+
+
+def _text_of(line: Any) -> str:
+    return _only(line, "text")
+
+
+def _image_of(line: Any) -> bytes:
+    return _read(Path(_only(line, "image")))
+
+
+def _query_of(line: Any) -> "Query":
+    from eagerly.client import Query
+
+    known = {"user_id", "item_ids", "k"}
+    if not isinstance(line, dict) or line.keys() - known:
+        raise ValueError('is no query; write {"user_id": ..., "item_ids": [...], "k": ...}, each if need be')
+    user, items, k = line.get("user_id", ""), line.get("item_ids", []), line.get("k", 10)
+    is_items = isinstance(items, list) and all(isinstance(item, str) for item in items)
+    if not (isinstance(user, str) and is_items and type(k) is int and 0 <= k < 2**31):
+        raise ValueError("is no query: user_id is a text, item_ids a list of texts, k a whole number")
+    return Query(user, tuple(items), k)
+
+
+def _only(line: Any, name: str) -> str:
+    """Reads the text that a line is, or holds under one name."""
+    found = line[name] if isinstance(line, dict) and line.keys() == {name} else line
+    if not isinstance(found, str):
+        raise ValueError(f'is neither a text nor {{"{name}": a text}}')
+    return found
 
 
 def _ask(client: "Client", args: Classifier | Sentiment | Recommender) -> tuple[list[str], list[Any]]:
@@ -137,17 +225,26 @@ def _sentence(error: "CallError", address: str) -> str:
         return f"the endpoint at {address} does not serve this model; `eagerly serve` says which it serves"
     if error.code == "DEADLINE_EXCEEDED":
         return f"the endpoint at {address} did not answer in time; --timeout-s gives it longer"
+    if error.code == "UNAUTHENTICATED":
+        return f"the endpoint at {address} asks who calls ({error.message}); put your token into EAGERLY_TOKEN"
     return error.message or error.code
 
 
 def _plain(name: str, result: Any) -> dict[str, Any]:
     """Turns a result into what JSON can hold."""
-    plain: dict[str, Any] = {"input": name}
+    return {"input": name, **_answered(result)}
+
+
+def _answered(result: Any) -> dict[str, Any]:
+    """Turns all of a result but its name into what JSON can hold."""
+    plain: dict[str, Any] = {}
     if result.error:
         violations = [asdict(violation) for violation in result.error.violations]
         plain["error"] = {"code": result.error.code, "message": result.error.message, "violations": violations}
+        plain["error"] |= {"reason": result.error.reason} if result.error.reason else {}
     elif hasattr(result, "labels"):
         plain["labels"] = [asdict(label) for label in result.labels]
+        plain |= {"abstained": True} if result.abstained else {}
     else:
         plain["items"] = [asdict(item) for item in result.items]
     return {**plain, "provenance": asdict(result.provenance)}

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Serve(Options):
             raise ValueError(f"--replicas is {self.replicas}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
-        _options(self, self.port, self.metrics_port)
+        _options(self)
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ class Running:
     """host:port of gRPC."""
     metrics: str
     """URL of the metrics."""
+    probe: str | None
+    """host:port of the probe port, where there is one."""
     metrics_folder: Path
     """Where the replicas of this node keep their figures."""
     models: "list[Stored]"
     """What it serves."""
+    notes: tuple[str, ...] = ()
+    """Why something else is served than the champions."""
 
 
 def main(words: list[str]) -> int:
@@ -73,8 +77,12 @@ def run(args: Serve) -> None:
         _stop_on_signals()  # once more: Ray has put a handler of its own in place
         for model in running.models:
             print(f"{model.service:<12} version {model.version}, run {model.run_id}, digest {model.digest[:12]}")
+        for note in running.notes:
+            print(note)
         print(f"gRPC         {running.address}")
         print(f"metrics      {running.metrics}")
+        if running.probe:
+            print(f"probes       {running.probe}")
         print(f"ready after {time.monotonic() - began:.1f} s; Ctrl-C stops", flush=True)
         try:
             threading.Event().wait()
@@ -90,28 +98,41 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
     the registry's champions unless given. Raises ValueError when a port is in use or a model cannot be had.
     """
     from pipelines import tasks
+    from services import hosting, security
 
-    port = _probe(args.host, args.port, "--port")
-    metrics_port = _probe(args.metrics_host, args.metrics_port, "--metrics-port")
-    from services import hosting
+    options = _free(_options(args))
+    security.of(options)  # here, because a replica would say only later what is wrong with a file
 
     with contextlib.ExitStack() as stack:
         words = {tasks.find(word).name: word for word in args.services or tasks.TASKS}
-        champions = stack.enter_context(hosting.Champions([*words.values()])) if models is None else None
+        store = hosting.store() if models is None else None
+        champions = stack.enter_context(hosting.Champions([*words.values()], store)) if store else None
         local = stack.enter_context(hosting.ray_running())
-        found = models if champions is None else champions.wait()
-        assert found is not None
-        options = _options(args, port, metrics_port)
-        folder = stack.enter_context(hosting.deployed(options, found, args.replicas, cpus=0 if local else 1))
-        metrics = f"http://{hosting.address(args.metrics_host, metrics_port)}/metrics"
-        yield Running(hosting.address(args.host, port), metrics, folder, found)
+        found, notes = champions.wait() if champions else (models or [], [])
+        folder = stack.enter_context(hosting.deployed(options, found, args.replicas, 0 if local else 1, store))
+        if store and local:  # a replica may have refused a champion for the one before
+            found = [replace(store.good(one.service) or one, task=one.task) for one in found]
+        metrics = f"http://{hosting.address(options.metrics_host, options.metrics_port)}/metrics"
+        probe = options.probe_port and hosting.address(options.probe_host, options.probe_port)
+        yield Running(hosting.address(options.host, options.port), metrics, probe or None, folder, found, tuple(notes))
 
 
-def _options(args: Serve, port: int, metrics_port: int) -> Options:
-    """Takes the endpoint's part of the flags, with the ports that were found free."""
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.replicas)
+def _options(args: Serve) -> Options:
+    """Takes the endpoint's part of the flags; files by their absolute paths, for replicas that run elsewhere."""
     given = {field.name: getattr(args, field.name) for field in fields(Options)}
-    return Options(**{**given, "port": port, "metrics_port": metrics_port, "threads": threads})
+    files = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.replicas)
+    return Options(**{**given, **files, "threads": threads})
+
+
+def _free(options: Options) -> Options:
+    """Finds every port free, or takes a free one for 0."""
+    port = _probe(options.host, options.port, "--port")
+    metrics_port = _probe(options.metrics_host, options.metrics_port, "--metrics-port")
+    probe_port = options.probe_port
+    if probe_port is not None:
+        probe_port = _probe(options.probe_host, probe_port, "--probe-port")
+    return replace(options, port=port, metrics_port=metrics_port, probe_port=probe_port)
 
 
 def _probe(host: str, port: int, flag: str) -> int:

@@ -1,14 +1,21 @@
+import json
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import endpoints
+import keys
+import psutil
 import pytest
 
-from eagerly.client import CallError, Client, Query, Raw
+from eagerly import connection
+from eagerly.aio import AsyncClient
+from eagerly.client import CallError, Client, Query, Raw, Tls
+from services import tokens
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,95 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_the_twin_for_asyncio_gives_the_same_answers(client: Client):
+    encoded, _ = endpoints.real_models()[0].model.examples()
+    user = endpoints.real_models()[2].model.catalogue.user_ids[0]
+
+    async def ask() -> Any:
+        async with AsyncClient(client.address, connections=2) as twin:
+            calls = twin.classify([encoded]), twin.analyze(["fine"]), twin.recommend([Query(user)])
+            return await endpoints.asyncio.gather(*calls)
+
+    assert [*endpoints.asyncio.run(ask())] == [
+        client.classify([encoded]),
+        client.analyze(["fine"]),
+        client.recommend([Query(user)]),
+    ]
+
+
+def test_the_twin_raises_the_same_errors(client: Client):
+    async def ask() -> None:
+        async with AsyncClient(client.address) as twin:
+            await twin.analyze([])
+
+    with pytest.raises(CallError) as refused:
+        endpoints.asyncio.run(ask())
+    assert (refused.value.code, refused.value.reason) == ("INVALID_ARGUMENT", "EMPTY")
+    assert refused.value.violations[0].field == "texts"
+
+
+def test_calls_take_turns_on_several_connections(tmp_path: Path):
+    models = [endpoints.loaded("sentiment", endpoints.Gate())]
+    with (
+        endpoints.serving(models, tmp_path / "metrics") as running,
+        Client(running.address, connections=3) as client,
+    ):
+        for _ in range(6):
+            client.analyze(["turn"])
+        port, own = running.server.port, psutil.Process()
+        made = [one for one in own.net_connections("tcp") if one.raddr and one.raddr.port == port]
+        assert len(made) == 3
+
+
+def test_a_token_opens_an_endpoint_over_tls_with_a_certificate_of_ones_own(tmp_path: Path):
+    authority = keys.certificate("authority")
+    cert, key = keys.certificate("localhost", authority).write(tmp_path, "server")
+    mine = keys.certificate("ann", authority).write(tmp_path, "ann")
+    (tmp_path / "ca.crt").write_bytes(authority.cert)
+    token, line = tokens.issue("ann", ("*",))
+    (tmp_path / "tokens").write_text(line)
+    models = [endpoints.loaded("sentiment", endpoints.Gate())]
+    locks = {"tls_cert": cert, "tls_key": key, "client_ca": tmp_path / "ca.crt", "tokens": tmp_path / "tokens"}
+    with endpoints.serving(models, tmp_path / "metrics", **locks) as running:
+        address, tls = f"localhost:{running.server.port}", Tls(tmp_path / "ca.crt", *mine)
+        with Client(address, tls=tls, token=token) as client:
+            assert client.analyze(["fine"])[0].labels
+        with Client(address, tls=tls) as nobody, pytest.raises(CallError, match="UNAUTHENTICATED"):
+            nobody.analyze(["fine"])
+        with Client(address, 2, False, tls=Tls(tmp_path / "ca.crt")) as bare, pytest.raises(CallError):
+            bare.healthy()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"token": "t"}, "in the clear"),
+        ({"connections": 0}, "must be 1 to 64"),
+        ({"token": "a\nb", "address": "127.0.0.1:1"}, "printable ASCII"),
+        ({"tls": Tls(Path("nowhere.pem"))}, "nowhere.pem cannot be read"),
+        ({"tls": Tls(cert=Path("mine.pem"))}, "need each other"),
+    ],
+)
+def test_what_would_not_work_is_refused_before_any_call(settings: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        Client(**{"address": "example.org:443", **settings})
+
+
+def test_a_watcher_of_health_does_not_keep_a_server_from_stopping(tmp_path: Path):
+    running = endpoints.Endpoint([endpoints.loaded("sentiment", endpoints.Gate())], tmp_path)
+    running.run(running.server.start())
+    with Client(running.address) as client:  # its service config has gRPC watch health on every connection
+        assert client.analyze(["fine"])
+        began = time.monotonic()
+        running.run(running.server.drain())
+        assert time.monotonic() - began < 3  # --drain-s is 5 here
+    running.close()
+
+
+def test_the_service_config_is_json_that_any_language_can_take():
+    shipped = json.loads(connection.service_config())
+    (policy,) = [one["retryPolicy"] for one in shipped["methodConfig"] if "retryPolicy" in one]
+    assert policy["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
+    assert shipped["retryThrottling"] and shipped["healthCheckConfig"] == {"serviceName": ""}

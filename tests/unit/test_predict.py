@@ -89,3 +89,51 @@ def test_a_server_that_is_down_is_one_sentence_with_the_way_out(capsys: pytest.C
     complaint = capsys.readouterr().err
     assert "127.0.0.1:1" in complaint
     assert "`eagerly serve`" in complaint
+
+
+def test_a_file_is_answered_line_by_line_in_order(address: str, tmp_path: Path):
+    inputs, results = tmp_path / "inputs.jsonl", tmp_path / "results.jsonl"
+    lines = ["fine", "", *({"text": f"film {number}"} for number in range(200)), 7]
+    inputs.write_text("\n".join(json.dumps(line) for line in lines) + "\n\nnot json\n", encoding="utf-8")
+    words = ["predict", "sentiment", "--file", str(inputs), "--output", str(results), "--address", address]
+    assert cli.main([*words, "--batch", "16"]) == 2  # three lines are bad, and the others are answered
+    told = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    assert [one["line"] for one in told] == [*range(1, 204), 205]
+    assert [one["line"] for one in told if "error" in one] == [2, 203, 205]
+    assert told[1]["error"]["reason"] == "EMPTY" and "JSON" in told[-1]["error"]["message"]
+    assert all(len(one["labels"]) == 2 for one in told if "error" not in one)
+
+
+def test_files_of_images_and_queries_are_answered(
+    address: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    user = endpoints.real_models()[2].model.catalogue.user_ids[0]
+    for service, line in (("classifier", {"image": str(image)}), ("recommender", {"user_id": user, "k": 2})):
+        (tmp_path / "one.jsonl").write_text(json.dumps(line))
+        assert predict.main([service, "--file", str(tmp_path / "one.jsonl"), "--address", address]) == 0
+        (told,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert told["line"] == 1 and (told.get("labels") or told.get("items"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--file", "nowhere.jsonl"], "--file nowhere.jsonl cannot be opened"),
+        (["--file", "nowhere.jsonl", "--batch", "0"], "--batch is 0; it must be 1 to 1024"),
+        (["--file", "nowhere.jsonl", "--concurrency", "999"], "--concurrency is 999"),
+        (["--file", "nowhere.jsonl", "text"], "both on the command line and in --file"),
+        (["text", "--ca", "nowhere.pem"], "nowhere.pem cannot be read"),
+    ],
+)
+def test_bad_flags_of_a_file_are_one_sentence(
+    address: str, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["predict", "sentiment", *words, "--address", address]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_endpoint_that_is_away_ends_a_file_with_how_far_it_came(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "inputs.jsonl").write_text('"fine"\n' * 100)
+    words = ["predict", "sentiment", "--file", str(tmp_path / "inputs.jsonl"), "--address", "127.0.0.1:1"]
+    assert cli.main([*words, "--timeout-s", "3"]) == 2
+    assert "no endpoint answers at 127.0.0.1:1" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""The client's twin for asyncio, with the same calls, errors and settings.
+
+async with AsyncClient("127.0.0.1:9000") as client:
+    for result in await client.analyze(["What a film!"]):
+        print(result.error or result.labels[0])
+"""
+
+import itertools
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from eagerly import contract
+from eagerly.connection import Connection, Tls
+from eagerly.contract import Items, Labels, Provenance, Query, Raw
+from eagerly.v1 import sentiment_pb2
+from eagerly.v1.classifier_pb2_grpc import ClassifierStub
+from eagerly.v1.recommender_pb2_grpc import RecommenderStub
+from eagerly.v1.sentiment_pb2_grpc import SentimentStub
+
+
+class AsyncClient:
+    """Calls the services at one address; belongs to the event loop that it is made on."""
+
+    def __init__(
+        self,
+        address: str,
+        timeout_s: float = 10.0,
+        wait_for_ready: bool = True,
+        *,
+        tls: Tls | None = None,
+        token: str = "",
+        connections: int = 1,
+    ) -> None:
+        """Prepares connections as `eagerly.client.Client` does."""
+        self.address = address
+        self._timeout_s, self._wait = timeout_s, wait_for_ready
+        self._connection = reached = Connection(address, tls, token, connections)
+        if reached.credentials is None:
+            self._channels = [aio.insecure_channel(address, reached.options) for _ in range(connections)]
+        else:
+            made = reached.credentials
+            self._channels = [aio.secure_channel(address, made, reached.options) for _ in range(connections)]
+        stubs: list[Any] = [*self._channels]
+        self._classify = itertools.cycle([ClassifierStub(channel).Classify for channel in stubs])
+        self._analyze = itertools.cycle([SentimentStub(channel).Analyze for channel in stubs])
+        self._recommend = itertools.cycle([RecommenderStub(channel).Recommend for channel in stubs])
+
+    async def classify(
+        self, images: Sequence[bytes | Raw], top_k: int = 3, min_confidence: float | None = None
+    ) -> list[Labels]:
+        """Labels images; as Client.classify."""
+        request = contract.classify_request(images, top_k, min_confidence)
+        return contract.labels(*await self._call(next(self._classify), request))
+
+    async def analyze(self, texts: Sequence[str], min_confidence: float | None = None) -> list[Labels]:
+        """Labels texts; as Client.analyze."""
+        request = sentiment_pb2.AnalyzeRequest(texts=texts, min_confidence=min_confidence)
+        return contract.labels(*await self._call(next(self._analyze), request))
+
+    async def recommend(self, queries: Sequence[Query]) -> list[Items]:
+        """Recommends items; as Client.recommend."""
+        return contract.items(*await self._call(next(self._recommend), contract.recommend_request(queries)))
+
+    async def close(self) -> None:
+        """Ends the connections; calls that are still waiting are cancelled."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Returns the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Ends the connections."""
+        await self.close()
+
+    async def _call(self, method: Any, request: Message) -> tuple[Any, Provenance]:
+        """Makes a call within the deadline; returns the response and who answered."""
+        call = method(request, timeout=self._timeout_s, wait_for_ready=self._wait, metadata=self._connection.metadata)
+        try:
+            return await call, contract.provenance(await call.trailing_metadata())
+        except grpc.RpcError as error:
+            raise contract.call_error(error) from None

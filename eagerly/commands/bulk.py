@@ -1,0 +1,156 @@
+"""`eagerly predict --file`: a file of inputs, a line each, answered in batches, several at a time, in order."""
+
+import contextlib
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+from eagerly.contract import CallError
+
+Read = Callable[[Any], Any]
+"""Turns what a line holds into what the client takes; raises ValueError with what is wrong."""
+Ask = Callable[[list[Any]], list[Any]]
+"""Makes one call for several inputs; gives a result for each."""
+Write = Callable[[Any], dict[str, Any]]
+"""Turns a result into what its line of JSON holds."""
+
+BAR_EVERY_S = 0.2
+BAR_WIDTH = 30
+
+
+class Bulk:
+    """Answers the lines of a file; memory holds what is in flight alone."""
+
+    def __init__(self, read: Read, ask: Ask, write: Write, batch: int, concurrency: int) -> None:
+        """Takes the service's three steps; batch: inputs of a call. concurrency: calls at a time.
+
+        Raises ValueError for numbers out of range.
+        """
+        for name, value, most in (("batch", batch, 1024), ("concurrency", concurrency, 256)):
+            if not 1 <= value <= most:
+                raise ValueError(f"--{name} is {value}; it must be 1 to {most}")
+        self._read, self._ask, self._write = read, ask, write
+        self._batch, self._concurrency = batch, concurrency
+        self.done_count = self.bad_count = 0
+
+    def run(self, lines: TextIO, output: TextIO, bar: "Bar") -> None:
+        """Writes a line of JSON for each line of input, in order, with its number; a bad one tells its error.
+
+        Raises CallError when the endpoint does not answer a call; what was answered before has been written.
+        """
+        waiting: deque[tuple[list[dict[str, Any]], Future[list[Any]]]] = deque()
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            try:
+                for heads, inputs in self._batches(lines):
+                    waiting.append((heads, pool.submit(self._ask, inputs) if inputs else _nothing()))
+                    while len(waiting) > 2 * self._concurrency or (waiting and waiting[0][1].done()):
+                        self._put(*waiting.popleft(), output, bar)
+                while waiting:
+                    self._put(*waiting.popleft(), output, bar)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batches(self, lines: TextIO) -> Iterator[tuple[list[dict[str, Any]], list[Any]]]:
+        """Yields the heads of some lines, and the inputs of those that are good; blank lines are passed over."""
+        heads: list[dict[str, Any]] = []
+        inputs: list[Any] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            head: dict[str, Any] = {"line": number}
+            try:
+                inputs.append(self._read(_parsed(line)))
+            except ValueError as problem:
+                head["error"] = {"code": "INVALID_ARGUMENT", "message": str(problem)}
+            heads.append(head)
+            if len(heads) == self._batch:
+                yield heads, inputs
+                heads, inputs = [], []
+        if heads:
+            yield heads, inputs
+
+    def _put(self, heads: list[dict[str, Any]], answer: "Future[list[Any]]", output: TextIO, bar: "Bar") -> None:
+        results = iter(answer.result())
+        for head in heads:
+            line = head if "error" in head else head | self._write(next(results))
+            self.bad_count += "error" in line
+            self.done_count += 1
+            output.write(json.dumps(line, ensure_ascii=False) + "\n")
+        output.flush()
+        bar.show(self.done_count)
+
+
+class Bar:
+    """How far a file is, on a terminal; nothing where there is none."""
+
+    def __init__(self, total: int | None, stream: TextIO) -> None:
+        """Takes the number of lines, None where it is unknown."""
+        self._total, self._stream = total, stream
+        self._on = stream.isatty()
+        self._began = self._shown = time.monotonic()
+
+    def show(self, done_count: int, *, last: bool = False) -> None:
+        """Draws the bar anew, a few times a second."""
+        now = time.monotonic()
+        if not self._on or (now - self._shown < BAR_EVERY_S and not last):
+            return
+        self._shown = now
+        rate = done_count / max(now - self._began, 1e-9)
+        share = min(1.0, done_count / self._total) if self._total else 0.0
+        drawn = "#" * round(BAR_WIDTH * share)
+        place = f"[{drawn:<{BAR_WIDTH}}] {done_count:,} of {self._total:,}" if self._total else f"{done_count:,}"
+        self._stream.write(f"\r{place} lines, {rate:,.0f} a second " + ("\n" if last else ""))
+        self._stream.flush()
+
+
+def answer(path: str, output: str, bulk: Bulk) -> None:
+    """Answers a file, `-` being standard input, into a file or standard output.
+
+    Raises ValueError when a file cannot be opened, when the endpoint stops answering, saying how far it came, and at
+    the end when some lines were bad, saying how many.
+    """
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(_opened(path, "r", "--file")) if path != "-" else sys.stdin
+        bar = Bar(_count(path) if path != "-" else None, sys.stderr)
+        written = stack.enter_context(_opened(output, "w", "--output")) if output else sys.stdout
+        try:
+            bulk.run(lines, written, bar)
+        except UnicodeDecodeError as problem:
+            raise ValueError(f"{path} is not UTF-8 ({problem.reason}); {bulk.done_count} lines were answered") from None
+        except CallError as error:
+            error.message += f"; {bulk.done_count} lines were answered before"
+            raise
+        finally:
+            bar.show(bulk.done_count, last=True)
+    if bulk.bad_count:
+        raise ValueError(f"{bulk.bad_count} of {bulk.done_count} lines were refused; their lines of output say why")
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as problem:
+        raise ValueError(f"is not JSON ({problem}); write one JSON value a line") from None
+
+
+def _nothing() -> "Future[list[Any]]":
+    done: Future[list[Any]] = Future()
+    done.set_result([])
+    return done
+
+
+def _count(path: str) -> int:
+    with Path(path).open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _opened(path: str, mode: str, flag: str) -> TextIO:
+    try:
+        return Path(path).open(mode, encoding="utf-8")  # type: ignore[return-value]
+    except OSError as problem:
+        raise ValueError(f"{flag} {path} cannot be opened ({problem.strerror})") from None

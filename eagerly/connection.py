@@ -1,0 +1,103 @@
+"""How a client reaches an endpoint: the shipped service config, TLS, a token."""
+
+import ipaddress
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import grpc
+
+MOST_CONNECTIONS = 64
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What makes the endpoint trusted, and the caller where the endpoint asks for a certificate."""
+
+    ca: Path | None = None
+    """PEM file of the authorities that may sign the endpoint's certificate; None asks the system's."""
+    cert: Path | None = None
+    """PEM file of the caller's own certificate chain."""
+    key: Path | None = None
+    """PEM file of its key."""
+    server_name: str = ""
+    """Name that the certificate must bear; empty is the address's own."""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files; raises ValueError for one that cannot be read, or a certificate without its key."""
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("a client certificate and its key need each other; give both or neither")
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where an endpoint is and how it is reached."""
+
+    address: str
+    tls: Tls | None = None
+    token: str = ""
+    connections: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would not work, or would give a token away."""
+        if not 1 <= self.connections <= MOST_CONNECTIONS:
+            raise ValueError(f"connections is {self.connections}; it must be 1 to {MOST_CONNECTIONS}")
+        if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise ValueError("the token holds characters that no header can carry; it must be printable ASCII")
+        if self.token and self.tls is None and not _is_loopback(self.address):
+            raise ValueError(f"a token would travel to {self.address} in the clear; connect with TLS")
+
+    @property
+    def metadata(self) -> Metadata:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    @cached_property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """TLS's credentials; None in the clear."""
+        return self.tls.credentials() if self.tls else None
+
+    @property
+    def options(self) -> Sequence[tuple[str, str | int]]:
+        """Arguments of each channel."""
+        given: list[tuple[str, str | int]] = [
+            ("grpc.service_config", service_config()),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+        ]
+        if self.tls and self.tls.server_name:
+            given.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return given
+
+
+def service_config() -> str:
+    """Reads the service config that clients of any language may use, in gRPC's JSON.
+
+    It retries what a replica that goes away leaves unanswered (at most 5 attempts, gRPC's own limit), fewer when many
+    fail; waits for an endpoint that is not there yet; and leaves connections whose health is not SERVING.
+    """
+    return json.dumps(json.loads(resources.files("eagerly").joinpath("service_config.json").read_text("utf-8")))
+
+
+def _pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be read ({problem.strerror}); name a PEM file") from None
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,182 @@
+"""What callers ask and are told, apart from how it travels; needs grpcio and protobuf alone."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from eagerly.v1 import classifier_pb2, recommender_pb2, sentiment_pb2
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What is wrong with one field of a request."""
+
+    field: str
+    """The field's path, such as `images[0].raw.shape[1]`."""
+    description: str
+    """What is wrong, and what is allowed."""
+
+
+class CallError(Exception):
+    """Says why a call, or one item of it, was not answered."""
+
+    def __init__(self, code: str, message: str, violations: tuple[Violation, ...] = (), reason: str = "") -> None:
+        """Takes gRPC's name of the code, such as INVALID_ARGUMENT, and the stable reason of docs/errors.md."""
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.violations = violations
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which model answered."""
+
+    model: str
+    version: str
+    run_id: str
+    digest: str
+    """SHA-256 of the artifact's manifest."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label and how sure the model is of it."""
+
+    label: str
+    score: float
+    """Probability, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a model says of one image or text."""
+
+    labels: tuple[Label, ...]
+    """Best first; empty when there is an error."""
+    error: CallError | None
+    """What was wrong with this item alone."""
+    provenance: Provenance
+    abstained: bool = False
+    """Whether the model is less sure of the best label than was asked for."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item and how well it suits."""
+
+    item_id: str
+    score: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a model recommends for one query."""
+
+    items: tuple[Item, ...]
+    """Best first; empty when there is an error."""
+    error: CallError | None
+    """What was wrong with this query alone."""
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An image as pixels, one unsigned byte per colour value."""
+
+    data: bytes
+    """Row-major, height x width x channels."""
+    shape: tuple[int, ...]
+    """Height, width and, unless the image is grey, channels."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Whom to recommend to: a known user, or anybody described by items that they like."""
+
+    user_id: str = ""
+    item_ids: tuple[str, ...] = ()
+    k: int = 10
+
+
+def classify_request(
+    images: Sequence[bytes | Raw], top_k: int, min_confidence: float | None
+) -> classifier_pb2.ClassifyRequest:
+    """Asks for labels of images."""
+    shown = [_image(image) for image in images]
+    return classifier_pb2.ClassifyRequest(images=shown, top_k=top_k, min_confidence=min_confidence)
+
+
+def recommend_request(queries: Sequence[Query]) -> recommender_pb2.RecommendRequest:
+    """Asks for items."""
+    asked = [recommender_pb2.RecommendQuery(user_id=q.user_id, item_ids=q.item_ids, k=q.k) for q in queries]
+    return recommender_pb2.RecommendRequest(queries=asked)
+
+
+def labels(
+    response: classifier_pb2.ClassifyResponse | sentiment_pb2.AnalyzeResponse, provenance: Provenance
+) -> list[Labels]:
+    """Reads what was said of each image or text."""
+    return [
+        Labels(
+            tuple(Label(one.label, one.score) for one in result.labels),
+            _error(result.status),
+            provenance,
+            result.abstained,
+        )
+        for result in response.results
+    ]
+
+
+def items(response: recommender_pb2.RecommendResponse, provenance: Provenance) -> list[Items]:
+    """Reads what was recommended for each query."""
+    return [
+        Items(tuple(Item(one.item_id, one.score, one.title) for one in result.items), _error(result.status), provenance)
+        for result in response.results
+    ]
+
+
+def provenance(trailers: Iterable[Any]) -> Provenance:
+    """Reads who answered from a reply's trailing metadata."""
+    found = dict(trailers)
+    names = ("eagerly-model", "eagerly-model-version", "eagerly-run-id", "eagerly-model-digest")
+    return Provenance(*(found.get(name, "") for name in names))
+
+
+def call_error(error: Any) -> CallError:
+    """Reads what ended a call, with the details that the server added."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    found = status_pb2.Status.FromString(details) if details else status_pb2.Status()
+    return CallError(error.code().name, error.details() or "", _violations(found), _reason(found))
+
+
+def _image(image: bytes | Raw) -> classifier_pb2.Image:
+    if isinstance(image, bytes):
+        return classifier_pb2.Image(encoded=image)
+    return classifier_pb2.Image(raw=classifier_pb2.RawImage(data=image.data, shape=image.shape))
+
+
+def _error(status: status_pb2.Status) -> CallError | None:
+    """Reads an item's status; None when it is OK."""
+    if not status.code:
+        return None
+    return CallError(code_pb2.Code.Name(status.code), status.message, _violations(status), _reason(status))
+
+
+def _violations(status: status_pb2.Status) -> tuple[Violation, ...]:
+    bad = error_details_pb2.BadRequest()
+    return tuple(
+        Violation(violation.field, violation.description)
+        for detail in status.details
+        if detail.Unpack(bad)
+        for violation in bad.field_violations
+    )
+
+
+def _reason(status: status_pb2.Status) -> str:
+    info = error_details_pb2.ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
