@@ -15,6 +15,7 @@ FIGURES = (
     ("recommender",),
     ("serving", "--pairs", "9"),
     ("serve_start",),
+    ("swap",),
 )
 
 

@@ -1,15 +1,39 @@
-"""Load on a gRPC endpoint from ghz, a compiled client."""
+"""Load on an endpoint from a compiled client: ghz for gRPC, wrk for HTTP."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import google.rpc
 
 from eagerly.v1 import classifier_pb2
+
+CLASSIFY = "eagerly.v1.Classifier.Classify"
+PROTOS = {"eagerly.v1": "eagerly/v1/{}.proto", "inference": "inference/open_inference.proto"}
+"""Where the messages of a package are described, under proto/."""
+
+WRK_SCRIPT = """
+function init(args)
+  wrk.method = "POST"
+  wrk.headers["Content-Type"] = args[2]
+  local file = io.open(args[1], "rb")
+  wrk.body = file:read("*a")
+  file:close()
+end
+
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format(
+    '{"count": %d, "us": %d, "p50_us": %d, "p99_us": %d, "failed": %d}\\n', summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+"""Posts the same body over and over; its last line says what was measured."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,10 @@ class Figures:
     p50_ms: float
     p99_ms: float
     failed: int
+    count: int
+    """Calls, failed ones among them."""
+    cpu_us: float = float("nan")
+    """CPU time of the server a call, where it was measured."""
 
 
 def ghz() -> str:
@@ -46,20 +74,71 @@ def ghz() -> str:
     return found
 
 
+def wrk() -> str:
+    """Finds wrk on PATH; raises ValueError when it is not there."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise ValueError("wrk is not found on PATH; install it, for example from Debian's package wrk")
+    return found
+
+
 def image_request(side: int) -> bytes:
     """One grey image of random pixels, as the bytes of a ClassifyRequest."""
     raw = classifier_pb2.RawImage(data=os.urandom(side * side), shape=[side, side])
     return classifier_pb2.ClassifyRequest(images=[classifier_pb2.Image(raw=raw)]).SerializeToString()
 
 
-def run(address: str, request: Path, load: Load, seconds: float) -> Figures:
-    """Calls Classify over and over, each caller as soon as it has its answer."""
-    protos = f"proto,{Path(next(iter(google.rpc.__path__))).parents[1]}"
-    command = [ghz(), "--insecure", "--call", "eagerly.v1.Classifier.Classify", "--binary-file", str(request)]
-    command += ["--proto", "eagerly/v1/classifier.proto", "--import-paths", protos]
+def run(
+    address: str,
+    request: Path,
+    load: Load,
+    seconds: float,
+    call: str = CLASSIFY,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> Figures:
+    """Calls an RPC over and over, each caller as soon as it has its answer; raises ValueError when ghz fails.
+
+    request: file with the request's bytes. call: package.Service.Method of a package in PROTOS.
+    """
+    command = [ghz(), "--insecure", "--call", call, "--binary-file", str(request)]
+    command += ["--metadata", json.dumps(dict(metadata))] if metadata else []
     command += ["--connections", str(load.connections), "--concurrency", str(load.streams)]
     command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--format", "json", address]
-    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    percentiles = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"]}
-    answered = report["statusCodeDistribution"].get("OK", 0)
-    return Figures(report["rps"], percentiles[50], percentiles[99], report["count"] - answered)
+    with tempfile.NamedTemporaryFile(suffix=".binpb") as described:
+        _describe(call, Path(described.name))
+        command += ["--protoset", described.name]
+        report = json.loads(_output(command))
+    percentiles = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"] or ()}
+    failed = report["count"] - report["statusCodeDistribution"].get("OK", 0)
+    p50_ms, p99_ms = (percentiles.get(at, float("nan")) for at in (50, 99))
+    return Figures(report["rps"], p50_ms, p99_ms, failed, report["count"])
+
+
+def _describe(call: str, described: Path) -> None:
+    """Compiles the messages of an RPC: ghz's own parser knows no `optional` fields in proto3."""
+    package, service, _ = call.rsplit(".", 2)
+    folders = ("-Iproto", f"-I{Path(next(iter(google.rpc.__path__))).parents[1]}")
+    command = [sys.executable, "-m", "grpc_tools.protoc", *folders, "--include_imports"]
+    command += [f"--descriptor_set_out={described}", PROTOS[package].format(service.lower())]
+    subprocess.run(command, check=True)
+
+
+def run_http(url: str, body: Path, content_type: str, load: Load, seconds: float) -> Figures:
+    """Posts a file over and over, each caller as soon as it has its answer; anything but 2xx counts as failed."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(WRK_SCRIPT)
+        script.flush()
+        command = [wrk(), "--threads", "1", "--connections", str(load.connections), "--timeout", "30s"]
+        command += ["--duration", f"{max(1, round(seconds))}s", "--script", script.name, url, "--", str(body)]
+        shown = _output([*command, content_type])
+    report = json.loads(shown.strip().rpartition("\n")[2])
+    per_s = 1e6 * report["count"] / report["us"]
+    return Figures(per_s, report["p50_us"] / 1e3, report["p99_us"] / 1e3, report["failed"], report["count"])
+
+
+def _output(command: list[str]) -> str:
+    """Runs a load generator; raises ValueError with what it complained of when it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{Path(command[0]).name} ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
+    return done.stdout

