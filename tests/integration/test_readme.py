@@ -179,6 +179,11 @@ def test_the_python_client_answers(served: Workspace) -> None:
     assert "Item(item_id=" in output
 
 
+def test_tritons_client_answers(served: Workspace) -> None:
+    (program,) = blocks("Open Inference", "python")
+    assert "[[0." in served.run(shlex.join([sys.executable, "-c", program]))
+
+
 def test_grpcurl_calls_with_nothing_but_reflection(served: Workspace) -> None:
     if shutil.which("grpcurl", path=served.environment["PATH"]) is None:
         pytest.skip("no grpcurl on this machine")

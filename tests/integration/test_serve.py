@@ -38,7 +38,8 @@ def running(ray_cluster: None, stored: Stored) -> Iterator[Running]:
 def requests_total(running: Running) -> float:
     """Calls answered OK, as one scrape tells."""
     text = urllib.request.urlopen(running.metrics).read().decode()
-    (line,) = [line for line in text.splitlines() if line.startswith('eagerly_requests_total{code="OK"')]
+    start = 'eagerly_requests_total{code="OK",method="Classify"'
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
     return float(line.split()[-1])
 
 

@@ -116,9 +116,9 @@ def test_a_corrupt_artifact_in_the_registry_is_refused_and_not_stored(folder: Pa
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     fetched = subprocess.run(
-        [sys.executable, "-m", "services.models", "classifier"],
+        [sys.executable, "-m", "services.watcher", "--home", str(tmp_path), "--once", "classifier"],
         cwd=folder,
-        env={**environment(folder), "EAGERLY_HOME": str(tmp_path)},
+        env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
