@@ -112,10 +112,15 @@ class Traces:
         return self._second_count <= MOST_PER_S
 
     def _children(self, span: Any, submitted: float, batch: Batch, now_ns: int) -> None:
-        """Draws where the time of a computed call went: first the queue, then the batch."""
+        """Draws where the time of a computed call went: first the queue, then the batch.
+
+        Two clocks that are read one after the other differ by microseconds, hence the bounds.
+        """
         since_ns = now_ns - round(time.monotonic() * 1e9)
         moments = (submitted, batch.started, batch.started + batch.compute_s)
-        submitted_ns, started_ns, ended_ns = (since_ns + round(moment * 1e9) for moment in moments)
+        submitted_ns, started_ns, ended_ns = (
+            min(max(since_ns + round(moment * 1e9), span.start_time), now_ns) for moment in moments
+        )
         if batch.span is None:
             batch.span = self._batch(batch, started_ns, ended_ns)
         inside = self._api.set_span_in_context(span)
