@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from eagerly import contract
+from eagerly import contract, spans
 from eagerly.connection import Connection, Tls
 from eagerly.contract import Items, Labels, Provenance, Query, Raw
 from eagerly.v1 import sentiment_pb2
@@ -55,16 +55,18 @@ class AsyncClient:
     ) -> list[Labels]:
         """Labels images; as Client.classify."""
         request = contract.classify_request(images, top_k, min_confidence)
-        return contract.labels(*await self._call(next(self._classify), request))
+        return contract.labels(*await self._call(contract.CLASSIFY, next(self._classify), request))
 
     async def analyze(self, texts: Sequence[str], min_confidence: float | None = None) -> list[Labels]:
         """Labels texts; as Client.analyze."""
         request = sentiment_pb2.AnalyzeRequest(texts=texts, min_confidence=min_confidence)
-        return contract.labels(*await self._call(next(self._analyze), request))
+        return contract.labels(*await self._call(contract.ANALYZE, next(self._analyze), request))
 
     async def recommend(self, queries: Sequence[Query]) -> list[Items]:
         """Recommends items; as Client.recommend."""
-        return contract.items(*await self._call(next(self._recommend), contract.recommend_request(queries)))
+        return contract.items(
+            *await self._call(contract.RECOMMEND, next(self._recommend), contract.recommend_request(queries))
+        )
 
     async def close(self) -> None:
         """Ends the connections; calls that are still waiting are cancelled."""
@@ -81,10 +83,11 @@ class AsyncClient:
         """Ends the connections."""
         await self.close()
 
-    async def _call(self, method: Any, request: Message) -> tuple[Any, Provenance]:
+    async def _call(self, name: str, method: Any, request: Message) -> tuple[Any, Provenance]:
         """Makes a call within the deadline; returns the response and who answered."""
-        call = method(request, timeout=self._timeout_s, wait_for_ready=self._wait, metadata=self._connection.metadata)
-        try:
-            return await call, contract.provenance(await call.trailing_metadata())
-        except grpc.RpcError as error:
-            raise contract.call_error(error) from None
+        with spans.calling(name, self._connection.metadata) as metadata:
+            call = method(request, timeout=self._timeout_s, wait_for_ready=self._wait, metadata=metadata)
+            try:
+                return await call, contract.provenance(await call.trailing_metadata())
+            except grpc.RpcError as error:
+                raise contract.call_error(error) from None

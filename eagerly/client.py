@@ -15,7 +15,7 @@ from typing import Any, Self
 import grpc
 from google.protobuf.message import Message
 
-from eagerly import contract
+from eagerly import contract, spans
 from eagerly.connection import Connection, Tls
 from eagerly.contract import CallError, Item, Items, Label, Labels, Provenance, Query, Raw, Violation
 from eagerly.v1 import sentiment_pb2
@@ -78,16 +78,18 @@ class Client:
         min_confidence: least score of the best label, 0 to 1, or the model abstains; None leaves it to the server.
         """
         request = contract.classify_request(images, top_k, min_confidence)
-        return contract.labels(*self._call(next(self._classify), request))
+        return contract.labels(*self._call(contract.CLASSIFY, next(self._classify), request))
 
     def analyze(self, texts: Sequence[str], min_confidence: float | None = None) -> list[Labels]:
         """Labels texts by how they feel, and abstains as `classify` does; raises CallError."""
         request = sentiment_pb2.AnalyzeRequest(texts=texts, min_confidence=min_confidence)
-        return contract.labels(*self._call(next(self._analyze), request))
+        return contract.labels(*self._call(contract.ANALYZE, next(self._analyze), request))
 
     def recommend(self, queries: Sequence[Query]) -> list[Items]:
         """Recommends items for each query; raises CallError."""
-        return contract.items(*self._call(next(self._recommend), contract.recommend_request(queries)))
+        return contract.items(
+            *self._call(contract.RECOMMEND, next(self._recommend), contract.recommend_request(queries))
+        )
 
     def healthy(self, service: str = "") -> bool:
         """Asks grpc.health.v1 whether a service such as `eagerly.v1.Classifier` serves; empty asks for all.
@@ -116,12 +118,13 @@ class Client:
         """Ends the connections."""
         self.close()
 
-    def _call(self, method: Any, request: Message) -> tuple[Any, Provenance]:
+    def _call(self, name: str, method: Any, request: Message) -> tuple[Any, Provenance]:
         """Makes a call within the deadline; returns the response and who answered."""
-        try:
-            response, call = method.with_call(
-                request, timeout=self._timeout_s, wait_for_ready=self._wait, metadata=self._connection.metadata
-            )
-        except grpc.RpcError as error:
-            raise contract.call_error(error) from None
+        with spans.calling(name, self._connection.metadata) as metadata:
+            try:
+                response, call = method.with_call(
+                    request, timeout=self._timeout_s, wait_for_ready=self._wait, metadata=metadata
+                )
+            except grpc.RpcError as error:
+                raise contract.call_error(error) from None
         return response, contract.provenance(call.trailing_metadata())

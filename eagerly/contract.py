@@ -8,6 +8,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from eagerly.v1 import classifier_pb2, recommender_pb2, sentiment_pb2
 
+CLASSIFY = "eagerly.v1.Classifier/Classify"
+ANALYZE = "eagerly.v1.Sentiment/Analyze"
+RECOMMEND = "eagerly.v1.Recommender/Recommend"
+"""The RPCs, as traces name them."""
+
 
 @dataclass(frozen=True)
 class Violation:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import collectors
     import training
 
 
@@ -32,3 +33,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
         assert registry.names() == []
     return place
+
+
+@pytest.fixture
+def collector() -> "Iterator[collectors.Collector]":
+    """A collector of traces that listens."""
+    import collectors
+
+    server = collectors.Collector()
+    yield server
+    server.shutdown()
+    server.thread.join()
+    server.server_close()

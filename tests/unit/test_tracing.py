@@ -1,19 +1,15 @@
 """Traces, as a collector receives them: real spans over real OTLP."""
 
-import contextlib
 import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import endpoints
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collectors import Collector, traced
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from eagerly.v1 import sentiment_pb2
@@ -21,60 +17,6 @@ from services import tracing
 
 ANALYZE = "/eagerly.v1.Sentiment/Analyze"
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-
-
-class Collector(HTTPServer):
-    """Keeps the spans it is sent over OTLP/HTTP."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.spans: list[Span] = []
-        self.resource: dict[str, Any] = {}
-        self.schema = ""
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def named(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        assert self.path == "/v1/traces"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            self.server.resource = {one.key: one.value.string_value for one in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.server.schema = scope.schema_url
-                self.server.spans += scope.spans
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    server = Collector()
-    yield server
-    server.shutdown()
-    server.thread.join()
-    server.server_close()
-
-
-@contextlib.contextmanager
-def traced(folder: Path, url: str, model: Any = None, **options: Any) -> Iterator[endpoints.Endpoint]:
-    """An endpoint; what it has to send is sent when the block has ended."""
-    models = [endpoints.loaded("sentiment", model or endpoints.Gate())]
-    with endpoints.serving(models, folder, otlp_endpoint=url, **options) as endpoint:
-        yield endpoint
 
 
 def call(endpoint: endpoints.Endpoint, *words: str, flags: str = "", state: str = "") -> Any:
