@@ -44,6 +44,12 @@ class Load:
     streams: int
     """Callers on all connections together."""
 
+    @classmethod
+    def parse(cls, text: str) -> "Load":
+        """Reads `32`, as many connections, or `1x32`, streams on one; raises ValueError for anything else."""
+        connections, _, streams = text.partition("x")
+        return cls(int(connections), int(streams or connections))
+
     def __str__(self) -> str:
         """Names the load in a table."""
         if self.connections == 1 and self.streams > 1:
@@ -95,12 +101,15 @@ def run(
     seconds: float,
     call: str = CLASSIFY,
     metadata: tuple[tuple[str, str], ...] = (),
+    ca: Path | None = None,
 ) -> Figures:
     """Calls an RPC over and over, each caller as soon as it has its answer; raises ValueError when ghz fails.
 
-    request: file with the request's bytes. call: package.Service.Method of a package in PROTOS.
+    request: file with the request's bytes. call: package.Service.Method of a package in PROTOS. ca: the authority of
+    a server that speaks TLS as `localhost`; None calls in the clear.
     """
-    command = [ghz(), "--insecure", "--call", call, "--binary-file", str(request)]
+    security = ["--insecure"] if ca is None else ["--cacert", str(ca), "--cname", "localhost"]
+    command = [ghz(), *security, "--call", call, "--binary-file", str(request)]
     command += ["--metadata", json.dumps(dict(metadata))] if metadata else []
     command += ["--connections", str(load.connections), "--concurrency", str(load.streams)]
     command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--format", "json", address]

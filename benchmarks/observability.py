@@ -16,13 +16,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from benchmarks.collector import collecting
 from benchmarks.cpu import Tree
 from benchmarks.load import Figures, Load, image_request, run
 from benchmarks.serving import SIDE, convnet, interval
@@ -45,7 +44,7 @@ def main() -> None:
         convnet(folder / "model")
         request = folder / "request"
         request.write_bytes(image_request(SIDE))
-        collector = stack.enter_context(_collector())
+        collector = stack.enter_context(collecting())
         sides = [
             stack.enter_context(_server(folder, parts, collector))
             for parts in ((), (arguments.only,) if arguments.only else PARTS)
@@ -102,28 +101,6 @@ def _server(folder: Path, parts: tuple[str, ...], collector: str) -> Iterator[tu
             yield f"127.0.0.1:{process.stdout.readline().strip()}", Tree(process.pid)
         finally:
             process.kill()
-
-
-@contextlib.contextmanager
-def _collector() -> Iterator[str]:
-    """Takes spans and forgets them; yields its URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Collector)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-class _Collector(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        """Answers OK."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keeps silent."""
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """The Serve endpoint against bare grpc.aio with the same batching, contract, model and threads (the floor).
 
-    python -m benchmarks.serving --pairs 5
+    python -m benchmarks.serving --pairs 9
+    python -m benchmarks.serving --pairs 9 --all
 
-The model is the classifier's ConvNet on 28x28 raw images; the client is ghz, compiled, on the same cores; N clients
-are N connections. Both servers run for the whole time, and within each pair they are loaded one after the other, in
-alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to benchmarks/results/serving.json.
-CPU time is the server's, beside which Ray's own processes count for the endpoint.
+With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift and answers probes;
+the floor does none of it. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the
+same cores; N clients are N connections. Both servers run for the whole time, and within each pair they are loaded one
+after the other, in alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to
+benchmarks/results/serving.json, or serving-all.json. CPU time is the server's, beside which Ray's own processes count
+for the endpoint.
 """
 
 import argparse
@@ -22,7 +25,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.cpu import Tree
-from benchmarks.load import Figures, Load, image_request, run
+from benchmarks.features import Called, watched
+from benchmarks.features import endpoint as featured
+from benchmarks.load import Figures, Load, image_request
 from eagerly.commands.serve import Serve, serving
 from services.models import Stored
 
@@ -36,22 +41,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs per load")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
+    parser.add_argument("--all", action="store_true", help="turn every feature of the endpoint on, but for TLS")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         stored = convnet(Path(scratch) / "model")
         request = Path(scratch) / "request"
         request.write_bytes(image_request(SIDE))
-        floor, pid = stack.enter_context(_floor(Path(stored.folder)))
-        endpoint = stack.enter_context(serving(Serve(port=0, metrics_port=0, threads=1), [stored])).address
+        address, pid = stack.enter_context(_floor(Path(stored.folder)))
+        floor, endpoint = Called(address), stack.enter_context(_endpoint(stored, Path(scratch), arguments.all))
         trees = {floor: Tree(pid), endpoint: Tree(os.getpid(), without=(pid,))}
 
-        def measure(address: str, load: Load) -> Figures:
-            return trees[address].measured(lambda: run(address, request, load, arguments.seconds))
+        def measure(called: Called, load: Load) -> Figures:
+            return trees[called].measured(lambda: called.load(request, load, arguments.seconds))
 
-        for address in trees:
-            measure(address, LOADS[1])
-        results = [_pairs(load, floor, endpoint, measure, arguments.pairs) for load in LOADS]
-    _report(results)
+        for called in trees:
+            measure(called, LOADS[1])
+        results = [(load, pairs(load, (floor, endpoint), measure, arguments.pairs)) for load in LOADS]
+    report(results, ("floor", "endpoint"))
+    print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
+    keep(results, "serving-all" if arguments.all else "serving")
 
 
 def convnet(folder: Path) -> Stored:
@@ -80,43 +88,59 @@ def _floor(folder: Path) -> Iterator[tuple[str, int]]:
         process.kill()
 
 
-def _pairs(
-    load: Load, floor: str, endpoint: str, measure: Callable[[str, Load], Figures], count: int
-) -> tuple[Load, list[tuple[Figures, Figures]]]:
-    """Measures floor and endpoint in turn; each pair is (floor, endpoint)."""
-    pairs = []
+@contextlib.contextmanager
+def _endpoint(stored: Stored, scratch: Path, full: bool) -> Iterator[Called]:
+    """Runs the endpoint as a user gets it without flags, or with every feature on."""
+    if full:
+        with featured(watched(stored), scratch) as called:
+            yield called
+    else:
+        with serving(Serve(port=0, metrics_port=0, threads=1), [stored]) as running:
+            yield Called(running.address)
+
+
+def pairs(
+    load: Load, sides: tuple[Called, Called], measure: Callable[[Called, Load], Figures], count: int
+) -> list[tuple[Figures, Figures]]:
+    """Measures two servers in turn, in alternating order."""
+    found = []
     for number in range(count):
-        order = (floor, endpoint) if number % 2 == 0 else (endpoint, floor)
-        measured = {address: measure(address, load) for address in order}
-        pairs.append((measured[floor], measured[endpoint]))
-        print(f"{load}: floor {pairs[-1][0].per_s:.0f}/s, endpoint {pairs[-1][1].per_s:.0f}/s", file=sys.stderr)
-    return load, pairs
+        measured = {called: measure(called, load) for called in (sides if number % 2 == 0 else sides[::-1])}
+        found.append((measured[sides[0]], measured[sides[1]]))
+        print(f"{load}: {found[-1][0].per_s:.0f}/s, {found[-1][1].per_s:.0f}/s", file=sys.stderr)
+    return found
 
 
-def _report(results: list[tuple[Load, list[tuple[Figures, Figures]]]]) -> None:
-    """Prints a row for each load and keeps the raw figures."""
+def report(results: list[tuple[Load, list[tuple[Figures, Figures]]]], names: tuple[str, str]) -> None:
+    """Prints a row for each load, of two servers with these names; ratios are the second's to the first's."""
+    one, two = names
     print(
-        "| load | floor /s | endpoint /s | ratio (95 %) | floor p50 ms | endpoint p50 ms | ratio "
-        "| floor CPU us a call | endpoint CPU us a call | failed |\n" + "|---" * 10 + "|"
+        f"| load | {one} /s | {two} /s | ratio (95 %) | {one} p50 ms | {two} p50 ms | ratio | {one} p99 ms "
+        f"| {two} p99 ms | {one} CPU us a call | {two} CPU us a call | failed |\n" + "|---" * 12 + "|"
     )
-    for load, pairs in results:
-        ratios = [endpoint.per_s / floor.per_s for floor, endpoint in pairs]
+    for load, found in results:
+        ratios = [second.per_s / first.per_s for first, second in found]
         low, high = interval(ratios)
-        floor_s, endpoint_s = (statistics.median(pair[side].per_s for pair in pairs) for side in (0, 1))
-        floor_ms, endpoint_ms = (statistics.median(pair[side].p50_ms for pair in pairs) for side in (0, 1))
-        p50 = statistics.median(endpoint.p50_ms / floor.p50_ms for floor, endpoint in pairs)
-        floor_us, endpoint_us = (statistics.median(pair[side].cpu_us for pair in pairs) for side in (0, 1))
-        failed = sum(figures.failed for pair in pairs for figures in pair)
+        p50 = statistics.median(second.p50_ms / first.p50_ms for first, second in found)
+        failed = sum(figures.failed for pair in found for figures in pair)
         print(
-            f"| {load} | {floor_s:.0f} | {endpoint_s:.0f} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
-            f"| {floor_ms:.2f} | {endpoint_ms:.2f} | {p50:.2f} "
-            f"| {floor_us:.0f} | {endpoint_us:.0f} | {failed} |"
+            f"| {load} | {_medians('per_s', found, 0)} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
+            f"| {_medians('p50_ms', found, 2)} | {p50:.2f} | {_medians('p99_ms', found, 2)} "
+            f"| {_medians('cpu_us', found, 0)} | {failed} |"
         )
-    print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
+
+
+def keep(results: list[tuple[Load, list[tuple[Figures, Figures]]]], name: str) -> None:
+    """Writes the raw figures to benchmarks/results/NAME.json."""
     kept = Path("benchmarks/results")
     kept.mkdir(exist_ok=True)
-    raw = {str(load): [[asdict(figures) for figures in pair] for pair in pairs] for load, pairs in results}
-    (kept / "serving.json").write_text(json.dumps(raw, indent=2))
+    raw = {str(load): [[asdict(figures) for figures in pair] for pair in found] for load, found in results}
+    (kept / f"{name}.json").write_text(json.dumps(raw, indent=2))
+
+
+def _medians(what: str, found: list[tuple[Figures, Figures]], digits: int) -> str:
+    """Two columns: the first server's median, and the second's."""
+    return " | ".join(f"{statistics.median(getattr(pair[side], what) for pair in found):.{digits}f}" for side in (0, 1))
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:

@@ -4,7 +4,8 @@
     python -m benchmarks.peers --peers mlserver,litserve --model encoder --pairs 9
 
 One model with the same weights, code and number of threads; a compiled client on the same cores, ghz for gRPC and wrk,
-which costs less, for HTTP; N clients are N connections. A peer that must be told how to batch is started anew for each
+which costs less, for HTTP; N clients are N connections, and 1x32 is one connection with 32 streams, which HTTP/1.1
+lacks. A peer that must be told how to batch is started anew for each
 load, with batches as large as there are clients (64 at most) and the best wait of those tried; ours, and BentoML, find
 out themselves. Of the servers only the two that are compared run, and within
 each pair they are loaded one after the other, in alternating order. A ratio's interval is a bootstrap over the pairs;
@@ -28,7 +29,7 @@ Pairs = list[tuple[Figures, Figures]]
 """(peer, ours)."""
 KEPT = Path("benchmarks/results/peers.json")
 HEAD = (
-    "| model | peer | clients | peer /s | ours /s | ratio (95 %) | peer p50 ms | ours p50 ms | ratio "
+    "| model | peer | load | peer /s | ours /s | ratio (95 %) | peer p50 ms | ours p50 ms | ratio "
     "| peer p99 ms | ours p99 ms | peer CPU us a call | ours CPU us a call | failed |\n" + "|---" * 14 + "|"
 )
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="make the peers' environments, and measure nothing")
     parser.add_argument("--peers", default=",".join(PEERS), help="which, separated by commas")
     parser.add_argument("--model", default="convnet,encoder", help="which, separated by commas")
-    parser.add_argument("--loads", default="1,8,32,128", help="numbers of clients, separated by commas")
+    parser.add_argument("--loads", default="1,8,32,128,1x32", help="clients or connections x streams, with commas")
     parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per load")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
     parser.add_argument("--workers", type=int, default=1, help="processes with a model, in every server")
@@ -61,14 +62,15 @@ def _compare(model: str, name: str, workload: Workload, arguments: argparse.Name
     """Measures one peer at every load."""
     workers: int = arguments.workers
     with running(OURS, workload, workers) as ours:
-        for clients in map(int, arguments.loads.split(",")):
-            load = Load(clients, clients)
-            with running(PEERS[name], workload, workers, clients) as peer:
+        for load in map(Load.parse, arguments.loads.split(",")):
+            if load.streams > load.connections and PEERS[name].protocol.startswith("/"):
+                continue
+            with running(PEERS[name], workload, workers, load.streams) as peer:
                 for each in (peer, ours):
                     each.load(load, min(2.0, arguments.seconds))
                 pairs = [_pair(number, load, peer, ours, arguments.seconds) for number in range(arguments.pairs)]
-            print(_row(model, name, clients, pairs), flush=True)
-            _keep(model if workers == 1 else f"{model}, {workers} workers", name, str(clients), pairs)
+            print(_row(model, name, load, pairs), flush=True)
+            _keep(model if workers == 1 else f"{model}, {workers} workers", name, str(load), pairs)
 
 
 def _pair(number: int, load: Load, peer: Running, ours: Running, seconds: float) -> tuple[Figures, Figures]:
@@ -80,14 +82,14 @@ def _pair(number: int, load: Load, peer: Running, ours: Running, seconds: float)
     return measured[peer], measured[ours]
 
 
-def _row(model: str, name: str, clients: int, pairs: Pairs) -> str:
+def _row(model: str, name: str, load: Load, pairs: Pairs) -> str:
     ratios = [ours.per_s / peer.per_s for peer, ours in pairs]
     low, high = interval(ratios)
     p50 = median(ours.p50_ms / peer.p50_ms for peer, ours in pairs)
     failed = " and ".join(str(sum(pair[side].failed for pair in pairs)) for side in (0, 1))
     throughput = f"{_medians('per_s', pairs, 0)} | {mean(ratios):.2f} ({low:.2f} to {high:.2f})"
     return (
-        f"| {model} | {name} | {clients} | {throughput} "
+        f"| {model} | {name} | {load} | {throughput} "
         f"| {_medians('p50_ms', pairs, 2)} | {p50:.2f} | {_medians('p99_ms', pairs, 2)} "
         f"| {_medians('cpu_us', pairs, 0)} | {failed} |"
     )
@@ -98,12 +100,12 @@ def _medians(what: str, pairs: Pairs, digits: int) -> str:
     return " | ".join(f"{median(getattr(pair[side], what) for pair in pairs):.{digits}f}" for side in (0, 1))
 
 
-def _keep(model: str, name: str, clients: str, pairs: Pairs) -> None:
+def _keep(model: str, name: str, load: str, pairs: Pairs) -> None:
     """Writes the raw figures beside those of earlier runs with other peers, models or loads."""
     KEPT.parent.mkdir(exist_ok=True)
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     raw = [{"peer": asdict(peer), "ours": asdict(ours)} for peer, ours in pairs]
-    kept.setdefault(model, {}).setdefault(name, {})[clients] = raw
+    kept.setdefault(model, {}).setdefault(name, {})[load] = raw
     KEPT.write_text(json.dumps(kept, indent=1))
 
 
