@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import io
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from eagerly.client import Client
+from services import ports
 
 TARGET_S = 15.0
 EMPTY = """
@@ -85,7 +85,7 @@ def _empty(folder: Path) -> float:
 
 def _eagerly(folder: Path) -> float:
     """Starts `eagerly serve`; seconds until it replied over gRPC."""
-    port, metrics_port = _free_port(), _free_port()
+    port, metrics_port = ports.find("127.0.0.1", 0, "port"), ports.find("127.0.0.1", 0, "port")
     words = ["serve", "--port", str(port), "--metrics-port", str(metrics_port)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     began = time.monotonic()
@@ -97,12 +97,6 @@ def _eagerly(folder: Path) -> float:
         answered_s = time.monotonic() - began
         process.terminate()
     return answered_s
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from benchmarks.peers.serving import MAX_BATCH
 from benchmarks.peers.workloads import Workload
 from eagerly.v1 import classifier_pb2 as images
 from eagerly.v1 import sentiment_pb2 as texts
+from services import ports
 
 HERE = Path("benchmarks/peers")
 START_S = 120.0
@@ -163,14 +163,14 @@ def running(server: Server, workload: Workload, workers: int, clients: int = MAX
         item, request, log = (Path(scratch) / name for name in ("item", "request", "log"))
         item.write_bytes(workload.item)
         _write_request(server, workload, item, request)
-        ports = _free_ports(3)
-        places = {"bin": str(programs(server)), "port": ports[0], "port_2": ports[1], "port_3": ports[2]}
+        free = [ports.find("127.0.0.1", 0, "port") for _ in range(3)]
+        places = {"bin": str(programs(server)), "port": free[0], "port_2": free[1], "port_3": free[2]}
         places |= {"processes": workers if workers > 1 else 0, "batch": min(clients, MAX_BATCH)}
         places |= {"wait_s": server.wait_ms.get(workload.task, 0.0) / 1e3}
         settings = {name: value.format(**places) for name, value in server.settings.items()}
         settings |= {"PEER_BATCH": str(places["batch"]), "PEER_WAIT_S": str(places["wait_s"])}
         settings |= {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "PEER_WORKERS": str(workers)}
-        settings |= {"PEER_PORT": str(ports[0]), "PEER_PORT_2": str(ports[1]), "PEER_TASK": workload.task}
+        settings |= {"PEER_PORT": str(free[0]), "PEER_PORT_2": str(free[1]), "PEER_TASK": workload.task}
         settings |= {"PEER_MODEL": workload.stored.folder, "PEER_ITEM": str(item)}
         settings |= {"PEER_STORED": json.dumps(asdict(workload.stored)), "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(
@@ -182,7 +182,7 @@ def running(server: Server, workload: Workload, workers: int, clients: int = MAX
             start_new_session=True,
         )
         stack.callback(_end, process)
-        started = Running(server, f"127.0.0.1:{ports[0]}", request, workload.task, Tree(process.pid))
+        started = Running(server, f"127.0.0.1:{free[0]}", request, workload.task, Tree(process.pid))
         _wait(started, process, log)
         yield started
 
@@ -203,14 +203,6 @@ def _write_request(server: Server, workload: Workload, item: Path, request: Path
         side = int(len(workload.item) ** 0.5)
         raw = images.RawImage(data=workload.item, shape=[side, side])
         request.write_bytes(images.ClassifyRequest(images=[images.Image(raw=raw)]).SerializeToString())
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _wait(started: Running, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -127,30 +126,14 @@ def _options(args: Serve) -> Options:
 
 def _free(options: Options) -> Options:
     """Finds every port free, or takes a free one for 0."""
-    port = _probe(options.host, options.port, "--port")
-    metrics_port = _probe(options.metrics_host, options.metrics_port, "--metrics-port")
+    from services import ports
+
+    port = ports.find(options.host, options.port, "--port")
+    metrics_port = ports.find(options.metrics_host, options.metrics_port, "--metrics-port")
     probe_port = options.probe_port
     if probe_port is not None:
-        probe_port = _probe(options.probe_host, probe_port, "--probe-port")
+        probe_port = ports.find(options.probe_host, probe_port, "--probe-port")
     return replace(options, port=port, metrics_port=metrics_port, probe_port=probe_port)
-
-
-def _probe(host: str, port: int, flag: str) -> int:
-    """Finds out by a plain bind whether a port is free; a shared one would be taken beside a stranger silently.
-
-    Returns the port, or a free one for 0. Raises ValueError when it is in use or cannot be bound.
-    """
-    if not 0 <= port <= 65_535:
-        raise ValueError(f"{flag} is {port}; it must be 0 to 65535")
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            return probe.getsockname()[1]
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"{flag} {port} of {host} cannot be bound ({reason}); choose another with {flag}") from None
 
 
 def _stop_on_signals() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from benchmarks.serving import convnet
 from eagerly.client import Client, Raw
+from services import ports
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTER = """
@@ -49,10 +49,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
+    return ports.find("127.0.0.1", 0, "--port"), ports.find("127.0.0.1", 0, "--metrics-port")
 
 
 def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":

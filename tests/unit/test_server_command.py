@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from eagerly import cli
+from services import ports
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def test_an_unknown_service_is_refused_with_those_there_are(capsys: pytest.Captu
     complaint = capsys.readouterr().err
     assert "'weather'" in complaint
     assert "classifier, sentiment, recommender" in complaint
+
+
+def test_free_ports_differ_and_lie_below_those_of_outgoing_connections():
+    found = [ports.find("127.0.0.1", 0, "--port") for _ in range(20)]
+    assert len(set(found)) == 20
+    assert max(found) < 32_768
