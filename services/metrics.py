@@ -62,6 +62,9 @@ IN_FLIGHT = Metric("eagerly_in_flight_requests", "gauge_livesum", ("service", "m
 MODEL_INFO = Metric(
     "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
 )
+PATH_INFO = Metric(
+    "eagerly_model_path_info", "gauge_livemax", ("service", "path"), "1 for each way in which a model is run."
+)
 SWAPS = Metric(
     "eagerly_model_swaps_total", "counter", ("service", "outcome"), "Models put in place of another, or refused."
 )
@@ -87,6 +90,7 @@ TABLE = (
     BATCH_SIZE,
     IN_FLIGHT,
     MODEL_INFO,
+    PATH_INFO,
     SWAPS,
     REGISTRY_UP,
     ACCESS_LOG_DROPPED,
@@ -176,14 +180,14 @@ class Metrics:
 
 
 class _Present(Collector):
-    """All processes' figures, without the models that are no longer served, nor drift that is no longer known."""
+    """All processes' figures, without models and paths that are no longer served, nor drift no longer known."""
 
     def __init__(self, folder: Path) -> None:
         self._figures = MultiProcessCollector(None, path=str(folder))
 
     def collect(self) -> Iterator[Family]:
         for family in self._figures.collect():
-            if family.name == MODEL_INFO.name:
+            if family.name in (MODEL_INFO.name, PATH_INFO.name):
                 family.samples = [sample for sample in family.samples if sample.value]
             elif family.name in (DRIFT_PSI.name, DRIFT_KS.name):
                 family.samples = [sample for sample in family.samples if sample.value >= 0]
@@ -197,6 +201,17 @@ def scrape(folder: Path) -> bytes:
         registry = CollectorRegistry()
         registry.register(_Present(folder))
         return generate_latest(registry)
+
+
+def paths(folder: Path) -> dict[str, list[str]]:
+    """Finds in which ways each service's model is run now, one for each unless replicas differ."""
+    found: dict[str, list[str]] = {}
+    with graves.locked(folder):
+        for family in _Present(folder).collect():
+            if family.name == PATH_INFO.name:
+                for sample in family.samples:
+                    found.setdefault(sample.labels["service"], []).append(sample.labels["path"])
+    return found
 
 
 def alive_pids(folder: Path) -> set[int]:

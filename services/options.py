@@ -3,6 +3,7 @@
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 MOST_PAYLOAD_BYTES = 65_536
 """The most of a request or reply that the access log takes."""
@@ -62,6 +63,11 @@ class Options:
     """Most items waiting for a model; more are refused."""
     threads: int = 1
     """CPU threads a model computes with."""
+    paths: Literal["eager", "exact", "fast"] = "exact"
+    """Ways to run a model that are tried when it is loaded: none but as it is written (eager), rewrites of it in the
+    same precision (exact), bfloat16 too (fast); the fastest with the same answers is taken."""
+    tolerance: float = 0.01
+    """Most that a score may differ on a path that is not exact, for the path to be taken."""
     drain_s: float = 20.0
     """Seconds that calls in flight have to end when the endpoint stops."""
     poll_s: float = 1.0
@@ -80,6 +86,8 @@ class Options:
         if not 0 <= self.abstain_below <= 1:
             raise ValueError(f"--abstain-below is {self.abstain_below}; it must be 0 to 1")
         _check_sight(self)
+        if not 0 <= self.tolerance <= 1:
+            raise ValueError(f"--tolerance is {self.tolerance}; it must be 0 to 1")
         for name in ("port", "metrics_port", "probe_port"):
             if not 0 <= (getattr(self, name) or 0) <= 65_535:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 to 65535")

@@ -1,15 +1,18 @@
 """A model's place in an endpoint: one generation of the model answers, until the next takes over between two calls."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services import metrics
+from services import metrics, paths
 from services.batching import Batch, Batcher
 from services.drift import Drift
 from services.models import Loaded
 from services.options import Options
+
+log = logging.getLogger(__name__)
 
 OUTCOMES = ("swapped", "refused")
 """What can come of a model that is to be put in place of another."""
@@ -21,6 +24,8 @@ class Generation:
 
     loaded: Loaded
     batcher: Batcher
+    runner: paths.Runner
+    """Runs the model in the way that suits it best."""
     trailers: tuple[tuple[str, str], ...]
     """Provenance, as the trailing metadata of every reply."""
     info: metrics.Value
@@ -61,7 +66,7 @@ class Slot:
     async def start(self) -> None:
         """Warms the first generation up and shows it; raises ValueError when the model refuses its own examples."""
         await self._warm_up(self.current)
-        self.current.info.set(1)
+        self._show(self.current, 1)
 
     async def swap(self, loaded: Loaded) -> None:
         """Puts another generation in place, warm, and ends the one before when the calls it has are answered.
@@ -76,8 +81,8 @@ class Slot:
                 await following.close()
                 raise
             before, self.current = self.current, following
-            before.info.set(0)
-            following.info.set(1)  # last: both may share the gauge
+            self._show(before, 0)
+            self._show(following, 1)  # last: both may share gauges
             await before.close()
 
     async def close(self) -> None:
@@ -95,25 +100,44 @@ class Slot:
 
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options
-        batcher = Batcher(
-            loaded.model.predict, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting
-        )
+        runner = paths.Runner(loaded.model)
+        batcher = Batcher(runner, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting)
         labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
         drift = None
         if options.drift and loaded.reference is not None:
             drift = Drift(self.name, loaded.model, loaded.reference, self._metrics)
-        return Generation(loaded, batcher, loaded.trailers, self._metrics.value(metrics.MODEL_INFO, *labels), drift)
+        info = self._metrics.value(metrics.MODEL_INFO, *labels)
+        return Generation(loaded, batcher, runner, loaded.trailers, info, drift)
 
     async def _warm_up(self, generation: Generation) -> None:
         """Computes the model's own examples, alone and as a full batch, before callers and metrics see it."""
         examples: list[Any] = generation.loaded.model.examples()
         count = min(self._options.max_batch, self._options.max_waiting)
         full = (examples * count)[:count]
+        await self._try_out(generation, full)
+        await self._choose_path(generation, full)
+        generation.batcher.observe = self._observe if generation.drift is None else self._watch(generation.drift)
+
+    async def _try_out(self, generation: Generation, full: list[Any]) -> None:
         for inputs in (full[:1], full):
             for answer in await generation.batcher.submit(inputs):
                 if isinstance(answer, Exception):
                     raise ValueError(f"the model of {self.name} refuses its own examples: {answer}")
-        generation.batcher.observe = self._observe if generation.drift is None else self._watch(generation.drift)
+
+    async def _choose_path(self, generation: Generation, full: list[Any]) -> None:
+        """Has the model run in the fastest way that gives its answers, and tries that out on the model's thread."""
+        ways = paths.ways(self._options.paths, self._options.tolerance)
+        choice = await asyncio.to_thread(paths.choose, generation.loaded.model, full, ways)
+        if choice.report:
+            log.warning("%s runs %s; %s", self.name, choice.name, "; ".join(choice.report))
+        if choice.name != paths.EAGER:
+            generation.runner.choice = choice
+            await self._try_out(generation, full)
+
+    def _show(self, generation: Generation, value: float) -> None:
+        """Sets the gauges that say which model is served, and how."""
+        generation.info.set(value)
+        self._metrics.value(metrics.PATH_INFO, self.name, generation.runner.choice.name).set(value)
 
     def _observe(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""

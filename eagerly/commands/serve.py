@@ -70,6 +70,8 @@ def main(words: list[str]) -> int:
 
 def run(args: Serve) -> None:
     """Serves until Ctrl-C or SIGTERM, then drains."""
+    from services import metrics
+
     began = time.monotonic()
     _stop_on_signals()
     with contextlib.suppress(KeyboardInterrupt), serving(args) as running:
@@ -78,6 +80,8 @@ def run(args: Serve) -> None:
             print(f"{model.service:<12} version {model.version}, run {model.run_id}, digest {model.digest[:12]}")
         for note in running.notes:
             print(note)
+        for service, names in sorted(metrics.paths(running.metrics_folder).items()):
+            print(f"{service:<12} runs {' and '.join(names)}")
         print(f"gRPC         {running.address}")
         print(f"metrics      {running.metrics}")
         if running.probe:

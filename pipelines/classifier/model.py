@@ -4,6 +4,7 @@ Shapes: B images, C colours, H height, W width, K classes.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,8 +87,8 @@ class Model:
         """
         encoded = [self._encode(one) for one in inputs]
         good = [one for one in encoded if isinstance(one, np.ndarray)]
-        rows = iter(self._probabilities(good) if good else [])
-        return [one if isinstance(one, ValueError) else self._decode(next(rows)) for one in encoded]
+        rows = iter(self._ranked(good) if good else [])
+        return [one if isinstance(one, ValueError) else self._decode(*next(rows)) for one in encoded]
 
     def features(self, inputs: list, predictions: list[Prediction]) -> dict[str, list[float]]:
         """Tells drift how bright the images are and how much their pixels differ, both 0 to 1."""
@@ -110,16 +111,18 @@ class Model:
             return ValueError(f"the image's shape is {one.shape}; this model takes {' or '.join(map(str, shapes))}")
         return one.reshape(height, width, colours).transpose(2, 0, 1)
 
-    def _probabilities(self, images_BCHW: list[np.ndarray]) -> list[list[float]]:
+    def _ranked(self, images_BCHW: list[np.ndarray]) -> Iterator[tuple[list[float], list[int]]]:
+        """Gives each image's probabilities, best first, and whose they are."""
         self.network.eval()
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(images_BCHW)).to(self.network.mean.device)
             logits_BK = self.network(batch).float() / self.description.temperature
-            return logits_BK.softmax(1).tolist()
+            ranked = logits_BK.softmax(1).sort(dim=1, descending=True, stable=True)
+            return zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
 
-    def _decode(self, scores_K: list[float]) -> Prediction:
-        ranked = sorted(zip(self.description.labels, scores_K, strict=True), key=lambda pair: -pair[1])
-        return Prediction(ranked)
+    def _decode(self, scores_K: list[float], places_K: list[int]) -> Prediction:
+        labels = self.description.labels
+        return Prediction([(labels[place], score) for place, score in zip(places_K, scores_K, strict=True)])
 
     def examples(self) -> list[bytes | np.ndarray]:
         """Returns two images of the validation split: one as a PNG file, one as pixels."""

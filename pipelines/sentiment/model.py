@@ -77,9 +77,9 @@ class Model:
         self.network.eval()
         with torch.inference_mode():
             logits_BC = self.network(*batch).float() / self.settings.get("temperature", 1.0)
-            probabilities_BC = logits_BC.softmax(1).tolist()
-        rows = iter(probabilities_BC)
-        return [self._rank(next(rows)) if isinstance(entry, str) else entry for entry in checked]
+            ranked = logits_BC.softmax(1).sort(dim=1, descending=True, stable=True)
+        rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        return [self._decode(*next(rows)) if isinstance(entry, str) else entry for entry in checked]
 
     def features(self, inputs: list[str], predictions: list[Prediction]) -> dict[str, list[float]]:
         """Tells drift how long the texts are, and what share of them the reader does not know."""
@@ -98,9 +98,9 @@ class Model:
         except ValueError as problem:
             return problem
 
-    def _rank(self, probabilities_C: list[float]) -> Prediction:
-        pairs = zip(self.labels, probabilities_C, strict=True)
-        return Prediction(sorted(pairs, key=lambda pair: -pair[1]))
+    def _decode(self, scores_C: list[float], places_C: list[int]) -> Prediction:
+        """Names the labels of probabilities that are ranked."""
+        return Prediction([(self.labels[place], score) for place, score in zip(places_C, scores_C, strict=True)])
 
     def examples(self) -> list[str]:
         """Gives two texts, one English and one Chinese."""

@@ -1,0 +1,147 @@
+"""Networks that compute the same as another and share its weights, but take a CPU or GPU less time.
+
+A rewrite copies the modules and no tensor, then gives some modules weights of their own. Nothing is done to the
+network it is given.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Packed(nn.Linear):
+    """A linear layer whose weights lie as oneDNN wants them, which the plain one would ask for at each call.
+
+    Inductor puts the same two operators in a plain one's place when it compiles. On a CPU only.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        """Packs the weights of a layer as dtype, in which it will then compute and answer."""
+        has_bias = linear.bias is not None
+        super().__init__(linear.in_features, linear.out_features, bias=has_bias, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias  # for those who read them
+        self._dtype = dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), None)
+        self._packed_bias = linear.bias.detach().to(dtype) if has_bias else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Computes the layer."""
+        return torch.ops.mkldnn._linear_pointwise(
+            input.to(self._dtype), self._packed, self._packed_bias, "none", [], ""
+        )
+
+
+def packed(network: nn.Module) -> nn.Module | None:
+    """Folds each batch norm into the convolution before it and packs linear layers; None when there are neither."""
+    twin = _twin(network)
+    return twin if _fold(twin) + _pack(twin, torch.float32) else None
+
+
+def channels_last(network: nn.Module) -> nn.Module | None:
+    """Does what `packed` does and has 2d convolutions keep a pixel's channels together; None when there are none."""
+    if not any(type(module) is nn.Conv2d for module in network.modules()):
+        return None
+    twin = _twin(network)
+    _fold(twin)
+    _pack(twin, torch.float32)
+    for one in twin.modules():
+        if type(one) is nn.Conv2d:
+            one.weight = _constant(one.weight.detach().contiguous(memory_format=torch.channels_last))
+    return twin
+
+
+def bfloat16(network: nn.Module) -> nn.Module | None:
+    """Does what `channels_last` does and multiplies in bfloat16, which keeps 8 bits of 24; answers stay float32.
+
+    None when there are neither linear layers nor convolutions.
+    """
+    twin = channels_last(network) or _twin(network)
+    count = _pack(twin, torch.bfloat16)
+    for module in twin.modules():
+        plain = type(module) is nn.Linear or type(module) in CONVOLUTIONS
+        if plain and module.weight.dtype == torch.float32:  # type: ignore[union-attr]
+            _narrow(module)
+            count += 1
+    twin.register_forward_hook(_widen)
+    return twin if count else None
+
+
+REWRITES: dict[str, Callable[[nn.Module], nn.Module | None]] = {
+    "packed": packed,
+    "channels-last": channels_last,
+    "bfloat16": bfloat16,
+}
+"""By the name of the path."""
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """Copies modules and shares their tensors."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def _fold(twin: nn.Module) -> int:
+    """Folds batch norms that follow a convolution in a Sequential; returns how many."""
+    count = 0
+    for parent in twin.modules():
+        if not isinstance(parent, nn.Sequential):
+            continue
+        for before, after in itertools.pairwise(list(parent._modules)):
+            convolution, norm = parent._modules[before], parent._modules[after]
+            if type(convolution) not in CONVOLUTIONS or type(norm) not in NORMS or not norm.track_running_stats:
+                continue
+            if _is_watched(convolution) or _is_watched(norm):
+                continue
+            parent._modules[before] = fuse_conv_bn_eval(convolution, norm)  # type: ignore[type-var]
+            parent._modules[after] = nn.Identity()
+            count += 1
+    return count
+
+
+def _pack(twin: nn.Module, dtype: torch.dtype) -> int:
+    """Packs linear layers of float32 on a CPU, packed ones anew when dtype is another; returns how many."""
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    count = 0
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, nn.Linear) or type(child) not in (nn.Linear, Packed) or _is_watched(child):
+                continue
+            if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
+                setattr(parent, name, Packed(child, dtype))
+                count += 1
+    return count
+
+
+def _narrow(module: Any) -> None:
+    """Has a layer compute in bfloat16."""
+    module.weight = _constant(module.weight.detach().bfloat16())
+    if module.bias is not None:
+        module.bias = _constant(module.bias.detach().bfloat16())
+    module.register_forward_pre_hook(_narrow_input)
+
+
+def _narrow_input(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].bfloat16(), *inputs[1:])
+
+
+def _widen(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+
+
+def _constant(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether hooks would be lost, or would see something else than they do."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
