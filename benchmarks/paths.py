@@ -1,0 +1,134 @@
+"""How much faster each way to run a model is than eager, on the ConvNet (28x28) and the MiniLM encoder, at one thread.
+
+    python -m benchmarks.paths --rounds 20
+    python -m benchmarks.paths --rounds 20 --compile
+
+The ways are those that `eagerly serve --paths fast` tries; --compile adds torch.compile with Inductor, with and without
+the packing of weights (`freezing`), and says how long each took to compile. Every round times all ways in turn, in an
+order that moves on; a figure is the median, a ratio is eager's time over the way's, its interval a bootstrap over the
+rounds. Raw results go to benchmarks/results/paths.json. What is timed is Model.predict, from an item to its labels.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import workloads
+from benchmarks.serving import SIDE, interval
+from services import paths
+
+BATCHES = (1, 8, 64)
+LEAST_S = 0.02
+"""A figure is of as many runs as take so long."""
+Predict = Callable[[list[Any]], list[Any]]
+
+
+def main() -> None:
+    """Measures both models and prints the table."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
+    parser.add_argument("--models", nargs="+", default=["convnet", "encoder"])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| model | batch | path | ms | ratio (95 %) | largest difference of a score |\n" + "|---" * 6 + "|")
+    raw = {name: _model(name, arguments.rounds, arguments.compile) for name in arguments.models}
+    kept = Path("benchmarks/results")
+    kept.mkdir(exist_ok=True)
+    (kept / "paths.json").write_text(json.dumps(raw, indent=2))
+
+
+def _model(name: str, rounds: int, compiled: bool) -> dict[str, dict[str, list[float]]]:
+    """Measures a model at each size of batch."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model, item = load(name, Path(scratch) / "model")
+    ways = {"eager": model.predict}
+    for way in paths.ways("fast", 0.01):
+        network = way.rewrite(model.network)
+        if network is not None:
+            ways[way.name] = _with(model, network)
+    if compiled:
+        ways |= _compiled(model, item)
+    results = {}
+    for size in BATCHES:
+        seconds = _rounds(ways, [item] * size, rounds)
+        results[str(size)] = seconds
+        for word, predict in ways.items():
+            ratios = [eager / own for eager, own in zip(seconds["eager"], seconds[word], strict=True)]
+            low, high = interval(ratios)
+            ms = statistics.median(seconds[word]) * 1e3
+            difference = _difference(model.predict([item] * size), predict([item] * size))
+            ratio = f"{statistics.mean(ratios):.2f} ({low:.2f} to {high:.2f})"
+            print(f"| {name} | {size} | {word} | {ms:.2f} | {ratio} | {difference:.1e} |", flush=True)
+    return results
+
+
+def load(name: str, folder: Path) -> tuple[Any, Any]:
+    """Makes a model, convnet or encoder, and one input for it."""
+    import numpy as np
+
+    from pipelines import tasks
+
+    workload = workloads.make(name, folder)
+    model = tasks.find(workload.task).model.Model.load(folder)
+    if name == "convnet":
+        return model, np.frombuffer(workload.item, np.uint8).reshape(SIDE, SIDE)
+    return model, workload.item.decode()
+
+
+def _with(model: Any, network: Any) -> Predict:
+    twin = copy.copy(model)
+    twin.network = network
+    return twin.predict
+
+
+def _compiled(model: Any, item: Any) -> dict[str, Predict]:
+    """Compiles for any size of batch, and says how long that took."""
+    import torch
+
+    found: dict[str, Predict] = {}
+    for word, options in (("compile", {}), ("compile, freezing", {"freezing": True})):
+        torch.compiler.reset()
+        network = copy.deepcopy(model.network).eval()
+        found[word] = _with(model, torch.compile(network, dynamic=True, options=options))
+        began = time.perf_counter()
+        for size in (*BATCHES, *BATCHES):
+            found[word]([item] * size)
+        print(f"{word}: {time.perf_counter() - began:.0f} s", flush=True)
+    return found
+
+
+def _rounds(ways: dict[str, Predict], inputs: list[Any], rounds: int) -> dict[str, list[float]]:
+    """Times all ways in turn; seconds a run, by way."""
+    seconds: dict[str, list[float]] = {word: [] for word in ways}
+    words = list(ways)
+    counts = {word: max(1, int(LEAST_S / _seconds(ways[word], inputs, 2))) for word in words}
+    for number in range(rounds):
+        start = number % len(words)
+        for word in (*words[start:], *words[:start]):
+            seconds[word].append(_seconds(ways[word], inputs, counts[word]))
+    return seconds
+
+
+def _seconds(predict: Predict, inputs: list[Any], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        predict(inputs)
+    return (time.perf_counter() - began) / count
+
+
+def _difference(expected: list[Any], found: list[Any]) -> float:
+    pairs = [(dict(one.labels), dict(other.labels)) for one, other in zip(expected, found, strict=True)]
+    return max(abs(one[label] - other[label]) for one, other in pairs for label in one)
+
+
+if __name__ == "__main__":
+    main()
