@@ -95,8 +95,9 @@ def _compiled(model: Any, item: Any) -> dict[str, Predict]:
     import torch
 
     found: dict[str, Predict] = {}
-    for word, options in (("compile", {}), ("compile, freezing", {"freezing": True})):
+    for word in ("compile", "compile, freezing"):
         torch.compiler.reset()
+        options: dict[str, Any] = {"freezing": "freezing" in word}
         network = copy.deepcopy(model.network).eval()
         found[word] = _with(model, torch.compile(network, dynamic=True, options=options))
         began = time.perf_counter()

@@ -144,4 +144,3 @@ def _constant(tensor: Tensor) -> nn.Parameter:
 def _is_watched(module: nn.Module) -> bool:
     """Whether hooks would be lost, or would see something else than they do."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
-

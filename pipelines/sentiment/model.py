@@ -18,7 +18,7 @@ from pipelines.schema import Arrays, Schema, Tensor
 from pipelines.sentiment import encoder
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.networks import Scratch
-from pipelines.sentiment.reading import Reader, clean
+from pipelines.sentiment.reading import Reader, Texts, alike, clean
 
 EXAMPLES = ["A warm, funny and beautifully acted film.", "味道一般，价格贵，很失望。"]
 
@@ -73,13 +73,21 @@ class Model:
         texts = [text for text in checked if isinstance(text, str)]
         if not texts:
             return [entry for entry in checked if isinstance(entry, ValueError)]
-        batch = self.reader.read(texts).to(self.device).batch(torch.arange(len(texts), device=self.device))
         self.network.eval()
         with torch.inference_mode():
-            logits_BC = self.network(*batch).float() / self.settings.get("temperature", 1.0)
+            logits_BC = self._logits(self.reader.read(texts).to(self.device)) / self.settings.get("temperature", 1.0)
             ranked = logits_BC.softmax(1).sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [self._decode(*next(rows)) if isinstance(entry, str) else entry for entry in checked]
+
+    def _logits(self, texts: Texts) -> torch.Tensor:
+        """Computes texts together, or an encoder's on a CPU by length, where padding costs as much as text."""
+        lengths_B = texts.lengths
+        if "encoder" not in self.settings or self.device.type != "cpu":
+            return self.network(*texts.batch(torch.arange(len(lengths_B), device=self.device))).float()
+        groups = alike(lengths_B)
+        logits_BC = torch.cat([self.network(*texts.batch(group_B)) for group_B in groups]).float()
+        return logits_BC[torch.cat(groups).argsort()]
 
     def features(self, inputs: list[str], predictions: list[Prediction]) -> dict[str, list[float]]:
         """Tells drift how long the texts are, and what share of them the reader does not know."""

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from pipelines import loop, tasks
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.model import Model, Prediction
+from pipelines.sentiment.reading import alike
 
 TEXTS = ["a good day", "bad", "good bad good bad good bad good bad good bad"]
 
@@ -67,6 +68,24 @@ def test_a_prediction_does_not_depend_on_the_batch_it_is_in(trained: Path) -> No
         (alone,) = model.predict([text])
         assert isinstance(alone, Prediction) and isinstance(together, Prediction)
         assert dict(alone.labels) == pytest.approx(dict(together.labels), abs=1e-5)
+
+
+def test_a_long_batch_of_short_and_long_texts_is_answered_in_its_order(trained: Path) -> None:
+    model = Model.load(trained)
+    texts = [*TEXTS, "bad", "a", "good good good"] * 12
+    assert len(alike(model.reader.read(texts).lengths)) > 1
+    for text, found in zip(texts, model.predict(texts), strict=True):
+        (alone,) = model.predict([text])
+        assert isinstance(found, Prediction) and isinstance(alone, Prediction)
+        assert dict(found.labels) == pytest.approx(dict(alone.labels), abs=1e-6)
+
+
+def test_texts_are_grouped_by_length_where_that_saves_padding() -> None:
+    lengths = torch.tensor([3, 100, 4, 90, 3, 101])
+    groups = [sorted(group.tolist()) for group in alike(lengths)]
+    assert sorted(groups) == [[0, 2, 4], [1, 3, 5]]
+    assert [group.tolist() for group in alike(torch.tensor([7]))] == [[0]]
+    assert len(alike(torch.tensor([10, 11] * 20))) == 1
 
 
 def test_the_artifact_does_not_say_where_the_encoder_lay(trained: Path, encoder: Path) -> None:
