@@ -16,6 +16,7 @@ FIGURES = (
     ("serving", "--pairs", "9"),
     ("serve_start",),
     ("swap",),
+    ("paths",),
 )
 
 

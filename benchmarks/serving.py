@@ -90,12 +90,12 @@ def _floor(folder: Path) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def _endpoint(stored: Stored, scratch: Path, full: bool) -> Iterator[Called]:
-    """Runs the endpoint as a user gets it without flags, or with every feature on."""
+    """Runs the endpoint as a user gets it, or with every feature on, and the model as the floor runs it."""
     if full:
         with featured(watched(stored), scratch) as called:
             yield called
     else:
-        with serving(Serve(port=0, metrics_port=0, threads=1), [stored]) as running:
+        with serving(Serve(port=0, metrics_port=0, threads=1, paths="eager"), [stored]) as running:
             yield Called(running.address)
 
 

@@ -204,8 +204,13 @@ def scrape(folder: Path) -> bytes:
 
 
 def paths(folder: Path) -> dict[str, list[str]]:
-    """Finds in which ways each service's model is run now, one for each unless replicas differ."""
+    """Finds in which ways each service's model is run now, one for each unless replicas differ.
+
+    Nothing where the folder is another machine's.
+    """
     found: dict[str, list[str]] = {}
+    if not folder.is_dir():
+        return found
     with graves.locked(folder):
         for family in _Present(folder).collect():
             if family.name == PATH_INFO.name:

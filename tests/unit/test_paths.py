@@ -176,6 +176,10 @@ def test_eager_alone_is_run_where_the_flag_says_so(tmp_path: Path):
         assert metrics.paths(tmp_path) == {"classifier": ["eager"]}
 
 
+def test_no_paths_are_known_of_another_machine(tmp_path: Path):
+    assert metrics.paths(tmp_path / "elsewhere") == {}
+
+
 def test_a_tolerance_out_of_range_is_refused():
     with pytest.raises(ValueError, match="--tolerance is 2"):
         Options(tolerance=2)
