@@ -5,12 +5,18 @@
 
 The ways are those that `eagerly serve --paths fast` tries; --compile adds torch.compile with Inductor, with and without
 the packing of weights (`freezing`), and says how long each took to compile. Every round times all ways in turn, in an
-order that moves on; a figure is the median, a ratio is eager's time over the way's, its interval a bootstrap over the
-rounds. Raw results go to benchmarks/results/paths.json. What is timed is Model.predict, from an item to its labels.
+order that moves on. A figure is the median CPU time, which at one thread is what an idle machine takes; a ratio is
+eager's over the way's, its interval a bootstrap over the rounds. Raw results go to benchmarks/results/paths.json.
+
+What is timed is Model.predict, from an item to its labels: one image, or one text of 25 words, as often as the batch is
+large. `reviews` is the encoder on sentences of sentence-polarity in the order of its file, long and short together;
+`one padding` fills all of a batch up to its longest.
 """
 
 import argparse
 import copy
+import csv
+import itertools
 import json
 import statistics
 import tempfile
@@ -36,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
-    parser.add_argument("--models", nargs="+", default=["convnet", "encoder"])
+    parser.add_argument("--models", nargs="+", default=["convnet", "encoder", "reviews"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | batch | path | ms | ratio (95 %) | largest difference of a score |\n" + "|---" * 6 + "|")
@@ -49,39 +55,53 @@ def main() -> None:
 def _model(name: str, rounds: int, compiled: bool) -> dict[str, dict[str, list[float]]]:
     """Measures a model at each size of batch."""
     with tempfile.TemporaryDirectory() as scratch:
-        model, item = load(name, Path(scratch) / "model")
+        model, items = load(name, Path(scratch) / "model")
     ways = {"eager": model.predict}
     for way in paths.ways("fast", 0.01):
         network = way.rewrite(model.network)
         if network is not None:
             ways[way.name] = _with(model, network)
+    if name == "reviews":
+        ways["one padding"] = _padded(model)
     if compiled:
-        ways |= _compiled(model, item)
+        ways |= _compiled(model, items)
     results = {}
     for size in BATCHES:
-        seconds = _rounds(ways, [item] * size, rounds)
+        inputs = items[:size]
+        seconds = _rounds(ways, inputs, rounds)
         results[str(size)] = seconds
         for word, predict in ways.items():
             ratios = [eager / own for eager, own in zip(seconds["eager"], seconds[word], strict=True)]
             low, high = interval(ratios)
             ms = statistics.median(seconds[word]) * 1e3
-            difference = _difference(model.predict([item] * size), predict([item] * size))
+            difference = _difference(model.predict(inputs), predict(inputs))
             ratio = f"{statistics.mean(ratios):.2f} ({low:.2f} to {high:.2f})"
             print(f"| {name} | {size} | {word} | {ms:.2f} | {ratio} | {difference:.1e} |", flush=True)
     return results
 
 
-def load(name: str, folder: Path) -> tuple[Any, Any]:
-    """Makes a model, convnet or encoder, and one input for it."""
+def load(name: str, folder: Path) -> tuple[Any, list[Any]]:
+    """Makes a model and a full batch of inputs for it."""
     import numpy as np
 
-    from pipelines import tasks
+    from pipelines import sentiment, tasks
 
-    workload = workloads.make(name, folder)
+    workload = workloads.make("convnet" if name == "convnet" else "encoder", folder)
     model = tasks.find(workload.task).model.Model.load(folder)
     if name == "convnet":
-        return model, np.frombuffer(workload.item, np.uint8).reshape(SIDE, SIDE)
-    return model, workload.item.decode()
+        return model, [np.frombuffer(workload.item, np.uint8).reshape(SIDE, SIDE)] * BATCHES[-1]
+    if name == "encoder":
+        return model, [workload.item.decode()] * BATCHES[-1]
+    sample = Path(sentiment.__path__[0]) / "sample" / "sentence-polarity.csv"
+    with sample.open(encoding="utf-8", newline="") as rows:
+        return model, [row["text"] for row in itertools.islice(csv.DictReader(rows), BATCHES[-1])]
+
+
+def _padded(model: Any) -> Predict:
+    """Has an encoder compute a batch as the network from scratch does, all texts together."""
+    twin = copy.copy(model)
+    twin.settings = {key: value for key, value in model.settings.items() if key != "encoder"}
+    return twin.predict
 
 
 def _with(model: Any, network: Any) -> Predict:
@@ -90,7 +110,7 @@ def _with(model: Any, network: Any) -> Predict:
     return twin.predict
 
 
-def _compiled(model: Any, item: Any) -> dict[str, Predict]:
+def _compiled(model: Any, items: list[Any]) -> dict[str, Predict]:
     """Compiles for any size of batch, and says how long that took."""
     import torch
 
@@ -102,7 +122,7 @@ def _compiled(model: Any, item: Any) -> dict[str, Predict]:
         found[word] = _with(model, torch.compile(network, dynamic=True, options=options))
         began = time.perf_counter()
         for size in (*BATCHES, *BATCHES):
-            found[word]([item] * size)
+            found[word](items[:size])
         print(f"{word}: {time.perf_counter() - began:.0f} s", flush=True)
     return found
 
@@ -120,10 +140,10 @@ def _rounds(ways: dict[str, Predict], inputs: list[Any], rounds: int) -> dict[st
 
 
 def _seconds(predict: Predict, inputs: list[Any], count: int) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(count):
         predict(inputs)
-    return (time.perf_counter() - began) / count
+    return (time.process_time() - began) / count
 
 
 def _difference(expected: list[Any], found: list[Any]) -> float:

@@ -92,7 +92,7 @@ def _floor(folder: Path) -> Iterator[tuple[str, int]]:
 def _endpoint(stored: Stored, scratch: Path, full: bool) -> Iterator[Called]:
     """Runs the endpoint as a user gets it, or with every feature on, and the model as the floor runs it."""
     if full:
-        with featured(watched(stored), scratch) as called:
+        with featured(watched(stored), scratch, paths="eager") as called:
             yield called
     else:
         with serving(Serve(port=0, metrics_port=0, threads=1, paths="eager"), [stored]) as running:
