@@ -1,12 +1,10 @@
 """How much faster each way to run a model is than eager, on the ConvNet (28x28) and the MiniLM encoder, at one thread.
 
     python -m benchmarks.paths --rounds 20
-    python -m benchmarks.paths --rounds 20 --compile
 
-The ways are those that `eagerly serve --paths fast` tries; --compile adds torch.compile with Inductor, with and without
-the packing of weights (`freezing`), and says how long each took to compile. Every round times all ways in turn, in an
-order that moves on. A figure is the median CPU time, which at one thread is what an idle machine takes; a ratio is
-eager's over the way's, its interval a bootstrap over the rounds. Raw results go to benchmarks/results/paths.json.
+The ways are those that `eagerly serve --paths fast` tries. Every round times all in turn, in an order that
+moves on. A figure is the median CPU time, which at one thread is what an idle machine takes; a ratio is eager's over
+the way's, its interval a bootstrap over the rounds. Raw results go to benchmarks/results/paths.json.
 
 What is timed is Model.predict, from an item to its labels: one image, or one text of 25 words, as often as the batch is
 large. `reviews` is the encoder on sentences of sentence-polarity in the order of its file, long and short together;
@@ -41,18 +39,17 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
     parser.add_argument("--models", nargs="+", default=["convnet", "encoder", "reviews"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | batch | path | ms | ratio (95 %) | largest difference of a score |\n" + "|---" * 6 + "|")
-    raw = {name: _model(name, arguments.rounds, arguments.compile) for name in arguments.models}
+    raw = {name: _model(name, arguments.rounds) for name in arguments.models}
     kept = Path("benchmarks/results")
     kept.mkdir(exist_ok=True)
     (kept / "paths.json").write_text(json.dumps(raw, indent=2))
 
 
-def _model(name: str, rounds: int, compiled: bool) -> dict[str, dict[str, list[float]]]:
+def _model(name: str, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Measures a model at each size of batch."""
     with tempfile.TemporaryDirectory() as scratch:
         model, items = load(name, Path(scratch) / "model")
@@ -63,8 +60,6 @@ def _model(name: str, rounds: int, compiled: bool) -> dict[str, dict[str, list[f
             ways[way.name] = _with(model, network)
     if name == "reviews":
         ways["one padding"] = _padded(model)
-    if compiled:
-        ways |= _compiled(model, items)
     results = {}
     for size in BATCHES:
         inputs = items[:size]
@@ -108,23 +103,6 @@ def _with(model: Any, network: Any) -> Predict:
     twin = copy.copy(model)
     twin.network = network
     return twin.predict
-
-
-def _compiled(model: Any, items: list[Any]) -> dict[str, Predict]:
-    """Compiles for any size of batch, and says how long that took."""
-    import torch
-
-    found: dict[str, Predict] = {}
-    for word in ("compile", "compile, freezing"):
-        torch.compiler.reset()
-        options: dict[str, Any] = {"freezing": "freezing" in word}
-        network = copy.deepcopy(model.network).eval()
-        found[word] = _with(model, torch.compile(network, dynamic=True, options=options))
-        began = time.perf_counter()
-        for size in (*BATCHES, *BATCHES):
-            found[word](items[:size])
-        print(f"{word}: {time.perf_counter() - began:.0f} s", flush=True)
-    return found
 
 
 def _rounds(ways: dict[str, Predict], inputs: list[Any], rounds: int) -> dict[str, list[float]]:
