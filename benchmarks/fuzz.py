@@ -14,7 +14,6 @@ import math
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,7 +54,7 @@ class Result:
     seed: int
     count: int
     seconds: float = 0.0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
     """How many calls and items ended how: `Classify WRONG_SHAPE`."""
     fault_count: int = 0
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -141,7 +140,8 @@ async def fuzz(target: Target, count: int, seed: int) -> Result:
 def _note(result: Result, number: int, method: Method, body: bytes, actual: Actual) -> None:
     name = method.path.rpartition("/")[2]
     for one in actual.items or [actual.refusal]:
-        result.outcomes[f"{name} {(one.reason or one.code) if one else 'OK'}"] += 1
+        outcome = f"{name} {(one.reason or one.code) if one else 'OK'}"
+        result.outcomes[outcome] = result.outcomes.get(outcome, 0) + 1
     problem = fault(method.judge(body), actual)
     if problem:
         result.fault_count += 1

@@ -97,7 +97,7 @@ def register(folder: Path, number: int) -> None:
     """Registers an untrained classifier whose labels tell its version; it is not champion yet."""
     from pipelines import artifact, registry, tracking
 
-    digest = artifact.write(folder / f"model-{number}", "classifier", _model(number).save)
+    digest = artifact.write(folder / f"model-{number}", "classifier", model(number).save)
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
         tracker = tracking.Tracker("classifier", "benchmark")
         source = tracker.finish({}, folder / f"model-{number}")
@@ -123,7 +123,8 @@ def swap(running: Running, number: int, replicas: int) -> float:
     return time.monotonic() - began
 
 
-def _model(number: int) -> Any:
+def model(number: int) -> Any:
+    """Makes an untrained classifier whose labels begin with v and its number."""
     import torch
 
     from pipelines.classifier import networks
