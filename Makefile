@@ -6,7 +6,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: demo test check bench stubs lock
+.PHONY: demo test check bench nightly stubs lock
 
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
@@ -26,6 +26,9 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(PY) -m benchmarks
+
+nightly: .venv/dev
+	$(PY) -m benchmarks.nightly
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto

@@ -100,7 +100,7 @@ def measure(assault: Assault, target: Target, seconds: float) -> Outcome:
     sent, cut_off = assault.run(target.address, seconds, threading.Event())
     took_s, during_ms = time.monotonic() - began, bystander.latencies_ms()
     watch.close()
-    after = _recovered(target.pid, before)
+    after = recovered(target.pid, before)
     failed = sum(taken == float("inf") for taken in during_ms)
     numbers = (quantile(quiet_ms, 0.99), quantile(during_ms, 0.5), quantile(during_ms, 0.99))
     return Outcome(assault.name, sent, assault.unit, cut_off, took_s, *numbers, failed, before, watch.peak_mb, after)
@@ -111,7 +111,7 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def _recovered(pid: int, before: Held) -> Held:
+def recovered(pid: int, before: Held) -> Held:
     """Waits until the server has got back what it had, or its time is up."""
     ends = time.monotonic() + RECOVERY_S
     while True:
@@ -156,6 +156,8 @@ def _report(outcomes: list[Outcome]) -> None:
             f"| {before.descriptors} to {after.descriptors} | {before.threads} to {after.threads} "
             f"| {'yes' if one.kept else 'no'} |"
         )
+    broken = [one.name for one in outcomes if not one.kept]
+    print(f"{len(outcomes)} attacks, limits not kept: {', '.join(broken) or 'none'}")
 
 
 if __name__ == "__main__":

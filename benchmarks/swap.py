@@ -4,12 +4,14 @@
 
 Serves a classifier with `eagerly serve`'s own code from a registry of its own (SQLite), calls it from several clients
 without a pause and without retries, and moves the alias again and again. Each version has labels of its own, so a
-reply whose labels are not those of the version in its trailing metadata would be seen.
+reply whose labels are not those of the version in its trailing metadata would be seen. Raw results go to
+benchmarks/results/swap.json.
 """
 
 import argparse
 import contextlib
 import io
+import json
 import os
 import statistics
 import sys
@@ -83,6 +85,10 @@ def main() -> int:
     print(f"\nmedian {statistics.median(took):.2f} s, longest {max(took):.2f} s; target: at most {TARGET_S:.0f} s")
     bad = [problem for ledger in ledgers for problem in (*ledger.failed, *ledger.mixed, *map(str, ledger.went_back))]
     print(*bad[:5], sep="\n", file=sys.stderr)
+    kept = Path("benchmarks/results")
+    kept.mkdir(exist_ok=True)
+    answered = sum(ledger.answered for ledger in ledgers)
+    (kept / "swap.json").write_text(json.dumps({"seconds": took, "answered": answered, "bad": bad}, indent=2))
     return int(bool(bad) or max(took) > TARGET_S)
 
 
