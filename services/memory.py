@@ -5,12 +5,18 @@ import contextlib
 import ctypes
 import gc
 import resource
+import time
 from pathlib import Path
 
 LOOK_S = 5.0
 """Seconds between two looks."""
 GROWTH_BYTES = 16 << 20
 """What a process may grow by before it is looked through for pages that nothing uses, which glibc keeps."""
+COLLECT_S = 60.0
+"""Seconds between two full collections, which stop all calls: for 80 ms while 10,000 are in flight. Young collections
+go on, and find nearly all that calls leave."""
+NEVER = 2**31 - 1
+"""So many young collections must come before a full one of the collector's own accord."""
 LOOKS = 6
 """How many times, as a burst may still be going on."""
 
@@ -18,10 +24,11 @@ LOOKS = 6
 class Memory:
     """Looks now and then whether the process has grown; all methods are for the event loop's thread."""
 
-    def __init__(self, look_s: float = LOOK_S) -> None:
+    def __init__(self, look_s: float = LOOK_S, collect_s: float = COLLECT_S) -> None:
         """Prepares; start() begins to look."""
-        self._look_s = look_s
+        self._look_s, self._collect_s = look_s, collect_s
         self._task: asyncio.Task[None] | None = None
+        self._thresholds = gc.get_threshold()
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
     def start(self) -> None:
@@ -31,22 +38,26 @@ class Memory:
         """
         gc.collect()
         gc.freeze()
-        if self._trim is not None:
-            self._task = asyncio.create_task(self._look())
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(*self._thresholds[:2], NEVER)
+        self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
-        """Stops."""
+        """Stops, and leaves the collector as it was."""
         if self._task is not None:
+            gc.set_threshold(*self._thresholds)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     async def _look(self) -> None:
-        assert self._trim is not None
-        least, looks = resident_bytes(), 0
+        least, looks, collected = resident_bytes(), 0, time.monotonic()
         while True:
             await asyncio.sleep(self._look_s)
-            if resident_bytes() > least + GROWTH_BYTES:
+            if time.monotonic() > collected + self._collect_s:
+                gc.collect()
+                collected = time.monotonic()
+            if self._trim is not None and resident_bytes() > least + GROWTH_BYTES:
                 await asyncio.to_thread(self._trim, 0)  # tens of milliseconds, without the interpreter's lock
                 looks += 1
             if looks == LOOKS:  # it stays

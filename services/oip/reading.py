@@ -81,7 +81,7 @@ def _known(given: Any, at: int, schema: Schema) -> Tensor:
     if given.datatype != tensor.datatype:
         problem = f"is {shortened(given.datatype)}; {tensor.name} is of {tensor.datatype}"
         raise BadInput(f"inputs[{at}].datatype", problem, Reason.WRONG_TYPE)
-    if given.parameters and SHARED_MEMORY in given.parameters:
+    if given.parameters and any(name.startswith("shared_memory_") for name in given.parameters):
         problem = "names shared memory, which this server has not"
         raise BadInput(f"inputs[{at}].parameters[{SHARED_MEMORY}]", problem, Reason.INVALID_VALUE)
     return tensor

@@ -20,7 +20,7 @@ def target() -> Iterator[Target]:
         yield server
 
 
-@pytest.mark.parametrize("assault", assaults(0.2), ids=lambda assault: assault.name)
+@pytest.mark.parametrize("assault", [*assaults(0.2)], ids=lambda assault: assault.name)
 def test_an_attack_is_survived_and_leaves_nothing_behind(target: Target, assault: Assault):
     before = Held.by(target.pid)
     sent, _ = assault.run(target.address, 1.0, threading.Event())

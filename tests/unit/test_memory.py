@@ -1,0 +1,61 @@
+"""While a server runs no full collection comes in the midst of a burst, and what calls leave is found all the same."""
+
+import asyncio
+import gc
+import time
+import weakref
+
+from services.memory import Memory
+
+
+class Knot:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def full_collections() -> int:
+    return gc.get_stats()[2]["collections"]
+
+
+def full_collections_of_a_burst() -> int:
+    """Allocates what ten thousand calls in flight hold."""
+    before = full_collections()
+    calls = [[{} for _ in range(30)] for _ in range(10_000)]
+    assert len(calls) == 10_000
+    return full_collections() - before
+
+
+def test_a_burst_of_calls_costs_no_full_collection_until_the_server_has_ended():
+    async def served() -> int:
+        memory = Memory()
+        memory.start()
+        gc.collect()  # from now on the collector has little in sight to compare a burst with
+        during = full_collections_of_a_burst()
+        await memory.close()
+        return during
+
+    thresholds = gc.get_threshold()
+    assert asyncio.run(served()) == 0
+    assert gc.get_threshold() == thresholds
+    gc.collect()
+    assert full_collections_of_a_burst() > 0
+
+
+def test_what_young_collections_leave_is_found_in_time():
+    async def found() -> bool:
+        memory = Memory(look_s=0.01, collect_s=0.05)
+        memory.start()
+        knot = Knot()
+        gc.collect(1)
+        gc.collect(1)  # it is old now
+        seen = weakref.ref(knot)
+        del knot
+        until = time.monotonic() + 10
+        while seen() is not None and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        await memory.close()
+        return seen() is None
+
+    assert asyncio.run(found())
