@@ -1,6 +1,7 @@
 """Whether a server under load for a long time keeps its memory, descriptors and threads.
 
     python -m benchmarks.soak --minutes 30
+    python -m benchmarks.soak --minutes 30 --ray 2      two replicas on Ray instead
 
 Server and traffic are processes of their own on loopback. Traffic comes at 70 % of the capacity measured just before,
 whatever becomes of it: good and bad calls of every service, some cancelled or with hardly any time, over connections
@@ -10,18 +11,23 @@ none may.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 from benchmarks.attacks import Held
 from benchmarks.fuzz import settings
-from benchmarks.target import running
+from benchmarks.target import TASKS, Target, facts, model, running
 from benchmarks.traffic import Sender, Summary
+from eagerly.commands.serve import Serve, serving
+from services.metrics import alive_pids
+from services.models import Stored
 
 LOAD, CAPACITY_S, SAMPLE_S = 0.7, 5.0, 1.0
 MOST_LEFT = 2
@@ -72,28 +78,52 @@ def leaks(samples: list[Held], most_growth: float) -> list[str]:
     return found
 
 
-def sampled(pid: int, seconds: float, every_s: float = SAMPLE_S) -> list[Held]:
-    """Samples a process."""
+def sampled(pids: list[int], seconds: float, every_s: float = SAMPLE_S) -> list[Held]:
+    """Samples what processes hold together."""
     samples, ends = [], time.monotonic() + seconds
     while time.monotonic() < ends:
-        samples.append(Held.by(pid))
+        held = [Held.by(pid) for pid in pids]
+        sums = (sum(column) for column in zip(*(astuple(one) for one in held), strict=True))
+        samples.append(Held(*sums))
         time.sleep(every_s)
     return samples
 
 
-def run(seconds: float, warm_up_s: float, most_growth: float, seed: int, show: Callable[[str], None]) -> Report:
-    """Soaks a server without Ray.
+@contextlib.contextmanager
+def served(replicas: int) -> Iterator[tuple[Target, list[int]]]:
+    """Serves all three services, on Ray unless there are to be no replicas; yields also the servers' processes."""
+    if not replicas:
+        with running(**settings()) as target:
+            yield target, [target.pid]
+        return
+    from pipelines import artifact
 
-    seconds: of sampling, after the warm-up. most_growth: share by which memory may grow.
+    models = {name: model(name) for name in TASKS}
+    with tempfile.TemporaryDirectory() as folder:
+        places = {name: Path(folder) / name for name in models}
+        digests = {name: artifact.write(places[name], name, models[name].save) for name in models}
+        stored = [Stored(name, str(places[name]), 1, "soak", digests[name]) for name in models]
+        args = Serve(port=0, metrics_port=0, replicas=replicas, threads=1, **settings())
+        with serving(args, stored) as endpoint:
+            yield facts(int(endpoint.address.rpartition(":")[2]), models), sorted(alive_pids(endpoint.metrics_folder))
+
+
+def run(
+    seconds: float, warm_up_s: float, most_growth: float, seed: int, show: Callable[[str], None], replicas: int = 0
+) -> Report:
+    """Soaks a server.
+
+    seconds: of sampling, after the warm-up. most_growth: share by which memory may grow. replicas: on Ray; 0 is a
+    server without.
     """
-    with running(**settings()) as target:
+    with served(replicas) as (target, pids):
         measured = Sender(target, 0, CAPACITY_S, seed).summary()
         capacity_per_s = measured.count / measured.seconds
         per_s = LOAD * capacity_per_s
         show(f"capacity {capacity_per_s:.0f} calls/s; {per_s:.0f} calls/s for {warm_up_s + seconds:.0f} s")
         sender = Sender(target, per_s, warm_up_s + seconds, seed + 1)
         time.sleep(warm_up_s)
-        samples = sampled(target.pid, seconds - SAMPLE_S)
+        samples = sampled(pids, seconds - SAMPLE_S)
         summary = sender.summary()
     problems = leaks(samples, most_growth)
     if summary.faults:
@@ -108,8 +138,9 @@ def main() -> int:
     parser.add_argument("--warm-up-s", type=float, default=60.0)
     parser.add_argument("--most-growth", type=float, default=0.02, help="share by which memory may grow")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ray", type=int, default=0, metavar="REPLICAS", help="replicas on Ray; 0 needs no Ray")
     words = parser.parse_args()
-    report = run(60 * words.minutes, words.warm_up_s, words.most_growth, words.seed, print)
+    report = run(60 * words.minutes, words.warm_up_s, words.most_growth, words.seed, print, words.ray)
     _print(report)
     kept = Path("benchmarks/results")
     kept.mkdir(exist_ok=True)

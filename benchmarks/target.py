@@ -55,16 +55,16 @@ async def serve(settings: dict[str, Any]) -> None:
     from services.server import Server
 
     names = settings.pop("models", TASKS)
-    models = {name: _model(name) for name in names}
+    models = {name: model(name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         options = Options(**{"port": 0, "metrics_port": 0, **settings})
         server = Server(options, [_loaded(name, model) for name, model in models.items()], Path(folder))
         await server.start()
-        print(json.dumps(asdict(_target(server.port, models))), flush=True)
+        print(json.dumps(asdict(facts(server.port, models))), flush=True)
         await asyncio.Event().wait()
 
 
-def _model(name: str) -> Any:
+def model(name: str) -> Any:
     """Makes a small model with random weights."""
     import importlib
 
@@ -92,8 +92,8 @@ def _loaded(name: str, model: Any) -> Any:
     return Loaded(name, find(name), model, version=1, run_id="target", digest="0" * 64)
 
 
-def _target(port: int, models: dict[str, Any]) -> Target:
-    """Gathers the facts."""
+def facts(port: int, models: dict[str, Any]) -> Target:
+    """Gathers the facts about models that this process serves."""
     import os
 
     labels = {"classifier": 10} if "classifier" in models else {}

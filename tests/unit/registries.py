@@ -1,4 +1,4 @@
-"""A registry for tests, see benchmarks/registry_server.py, and artifacts of versions."""
+"""Artifacts of versions for tests, and waiting; the registry itself is benchmarks/registry_server.py."""
 
 import json
 import time

@@ -65,6 +65,6 @@ def test_a_process_that_leaks_is_found_out(program: str, grown: list[str]):
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        found = leaks(sampled(process.pid, 2.0, every_s=0.05), 0.05)
+        found = leaks(sampled([process.pid], 2.0, every_s=0.05), 0.05)
         process.kill()
     assert [problem.split()[0] for problem in found] == grown

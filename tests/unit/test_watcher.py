@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 import registries
-from registries import Registry, eventually
+from registries import eventually
 
+from benchmarks.registry_server import MODES, Registry
 from pipelines import registry as mlflow_registry
 from pipelines import tracking
 from services import watcher
@@ -183,7 +184,7 @@ def test_a_version_without_a_digest_is_refused(
     assert version(store) == 0
 
 
-@pytest.mark.parametrize("mode", registries.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_what_the_store_has_stays_while_the_registry_is_away(
     registry: Registry, store: Store, used: str, tmp_path: Path, mode: str
 ):
