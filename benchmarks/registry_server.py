@@ -1,7 +1,6 @@
 """A registry that speaks MLflow's protocol over HTTP, as far as serving asks, and can be away in every way."""
 
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -9,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
+
+from services import ports
 
 MODES = ("away", "hangs", "page", "empty", "other", "fails", "garbled")
 """Ways of not answering: no such port; silence; a login page; {}; another model; status 500; half a number."""
@@ -22,9 +23,7 @@ class Registry:
         self.versions: dict[tuple[str, int], dict[str, Any]] = {}
         self.asked: Counter[str] = Counter()
         self.mode = ""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = ports.find("127.0.0.1", 0, "--port")
         self._server: ThreadingHTTPServer | None = None
         self.be("")
 
