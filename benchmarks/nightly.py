@@ -48,7 +48,7 @@ PARTS = (
         3600,
     ),
     Part("soak", "--minutes 30", "--minutes 0.75 --warm-up-s 20 --most-growth 0.05", 2700),
-    Part("attacks", "--seconds 10", "--seconds 2", 1800, seeded=False),
+    Part("attacks", "--seconds 10 --rounds 3", "--seconds 2 --rounds 1", 2700, seeded=False),
     Part("swap", "--swaps 5", "--swaps 2", 900, seeded=False),
 )
 
