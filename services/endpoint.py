@@ -6,12 +6,14 @@ one node share the port, and the kernel spreads connections over them.
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from ray import serve
 
 from services import models
 from services.follower import Follower
 from services.options import Options
+from services.scaling import Scaling
 from services.server import Server
 from services.store import Store
 
@@ -42,8 +44,8 @@ class Endpoint:
         self._server.check()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Reports the queue, which Serve's own count of requests cannot see."""
-        return {"waiting_items": float(self._server.waiting_count)}
+        """Reports what the policy of scaling.py decides by; Serve's own count of requests sees no call."""
+        return self._server.load()
 
     async def __del__(self) -> None:
         """Drains; Serve awaits this when it stops a replica gracefully."""
@@ -58,7 +60,7 @@ def application(
     options: Options,
     stored: list[models.Stored],
     metrics_folder: str,
-    replicas: int,
+    scaling: Scaling,
     cpus: float,
     store: Store | None = None,
 ) -> serve.Application:
@@ -70,7 +72,7 @@ def application(
     """
     deployment = serve.deployment(
         name="endpoint",
-        num_replicas=replicas,
+        **_number(scaling),
         ray_actor_options={"num_cpus": cpus, "runtime_env": {"env_vars": ONE_LOOP}},
         max_surge_percent=100,
         max_constructor_retry_count=1,
@@ -80,6 +82,11 @@ def application(
         graceful_shutdown_timeout_s=options.drain_s + 5,
     )
     return deployment(Endpoint).bind(options, stored, metrics_folder, store)
+
+
+def _number(scaling: Scaling) -> dict[str, Any]:
+    """Says how many replicas, in Serve's words."""
+    return {"autoscaling_config": scaling.config()} if scaling.is_automatic else {"num_replicas": scaling.replicas}
 
 
 def _load(follower: Follower | None, stored: list[models.Stored], threads: int) -> list[models.Loaded]:

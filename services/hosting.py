@@ -21,6 +21,7 @@ from pipelines import tracking
 from services.follower import environment
 from services.models import Stored, home
 from services.options import Options
+from services.scaling import Scaling
 from services.server import address
 from services.store import Store, absolute
 
@@ -107,7 +108,7 @@ def ray_running() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def deployed(
-    options: Options, stored: list[Stored], replicas: int, cpus: float, store: Store | None = None
+    options: Options, stored: list[Stored], scaling: Scaling, cpus: float, store: Store | None = None
 ) -> Iterator[Path]:
     """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
 
@@ -120,7 +121,7 @@ def deployed(
 
     folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
     name = f"eagerly-{options.port}"
-    app = endpoint.application(options, stored, str(folder), replicas, cpus, store if options.poll_s else None)
+    app = endpoint.application(options, stored, str(folder), scaling, cpus, store if options.poll_s else None)
     try:
         try:
             serve.run(app, name=name, route_prefix=None)

@@ -15,19 +15,18 @@ import tyro
 
 from eagerly import flags
 from services.options import Options
+from services.scaling import Scaling
 
 if TYPE_CHECKING:
     from services.models import Stored
 
 
 @dataclass(frozen=True)
-class Serve(Options):
+class Serve(Options, Scaling):
     """Serves the champions of tasks on one gRPC port."""
 
     services: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tasks to serve, or folders of your own; none means all of eagerly's."""
-    replicas: int = 1
-    """Processes that hold the models and share the port."""
     threads: int = 0
     """CPU threads each model computes with; 0 shares this machine's cores among the replicas."""
 
@@ -37,11 +36,10 @@ class Serve(Options):
 
         for word in self.services:
             tasks.find(word)
-        if self.replicas < 1:
-            raise ValueError(f"--replicas is {self.replicas}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
         _options(self)
+        _scaling(self)
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
         champions = stack.enter_context(hosting.Champions([*words.values()], store)) if store else None
         local = stack.enter_context(hosting.ray_running())
         found, notes = champions.wait() if champions else (models or [], [])
-        folder = stack.enter_context(hosting.deployed(options, found, args.replicas, 0 if local else 1, store))
+        folder = stack.enter_context(hosting.deployed(options, found, _scaling(args), 0 if local else 1, store))
         if store and local:  # a replica may have refused a champion for the one before
             found = [replace(store.good(one.service) or one, task=one.task) for one in found]
         metrics = f"http://{hosting.address(options.metrics_host, options.metrics_port)}/metrics"
@@ -124,8 +122,13 @@ def _options(args: Serve) -> Options:
     """Takes the endpoint's part of the flags; files by their absolute paths, for replicas that run elsewhere."""
     given = {field.name: getattr(args, field.name) for field in fields(Options)}
     files = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.replicas)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas, args.max_replicas))
     return Options(**{**given, **files, "threads": threads})
+
+
+def _scaling(args: Serve) -> Scaling:
+    """Takes the part of the flags that says how many replicas there are."""
+    return Scaling(**{field.name: getattr(args, field.name) for field in fields(Scaling)})
 
 
 def _free(options: Options) -> Options:
