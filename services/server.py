@@ -46,6 +46,8 @@ class Server:
         if options.probe_port is not None:
             self._probe = Probe(self._health, address(options.probe_host, options.probe_port))
         self._memory = Memory()
+        self._down: set[str] = set()
+        self._is_draining = False
         self.port = options.port
 
     @property
@@ -88,6 +90,7 @@ class Server:
 
     async def drain(self) -> None:
         """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
+        self._is_draining = True
         self._open_inference.ready = False
         self._health.set(self._names(), health.NOT_SERVING)
         self._replicas.set(0)
@@ -104,6 +107,16 @@ class Server:
         await asyncio.sleep(0)  # lets the last calls be counted
         await asyncio.to_thread(self._keepers.close)
         self._figures.close()
+
+    def mark(self, task: str, is_up: bool) -> None:
+        """Says in health whether a task's model can answer; the whole endpoint serves while any of them can."""
+        if self._is_draining:
+            return
+        (self._down.discard if is_up else self._down.add)(task)
+        names = [rpc.service.descriptor.full_name for rpc in self._rpcs if rpc.service.name == task]
+        self._health.set(names, health.SERVING if is_up else health.NOT_SERVING)
+        any_up = len(self._down) < len(self.slots)
+        self._health.set(["", inference.SERVICE], health.SERVING if any_up else health.NOT_SERVING)
 
     def check(self) -> None:
         """Raises RuntimeError when a model's thread has died."""
