@@ -233,8 +233,10 @@ class Batcher:
             self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
 
 
-def _failure(cause: Exception, visit: Visit | None) -> errors.Failure:
-    """Logs the cause under a request id; the caller sees the id alone."""
+def _failure(cause: Exception, visit: Visit | None) -> errors.ServiceError:
+    """Logs the cause under a request id, and the caller sees the id alone; what is fit to be shown passes as it is."""
+    if isinstance(cause, errors.ServiceError):
+        return cause
     failure = errors.Failure(visit and visit.request_id)
     log.error("request %s failed in the model", failure.request_id, exc_info=cause)
     return failure

@@ -5,13 +5,18 @@ one node share the port, and the kernel spreads connections over them.
 """
 
 import asyncio
+import functools
 from pathlib import Path
+from typing import Any
 
 from ray import serve
 
 from services import models
+from services.apart import Apart
 from services.follower import Follower
 from services.options import Options
+from services.resources import Hardware
+from services.scaling import Scaling
 from services.server import Server
 from services.store import Store
 
@@ -24,16 +29,26 @@ class Endpoint:
     """One replica: models in memory, and a server that runs on the replica's event loop."""
 
     async def __init__(
-        self, options: Options, stored: list[models.Stored], metrics_folder: str, store: Store | None
+        self,
+        options: Options,
+        stored: list[models.Stored],
+        metrics_folder: str,
+        store: Store | None,
+        device: str,
+        parts: dict[str, list[str]],
     ) -> None:
         """Loads and warms up the models, then listens; a replica is ready when its port answers.
 
         Raises ValueError when a model's folder is corrupt, or none has come from the registry.
         """
-        self._follower = Follower(store, stored, options.poll_s) if store else None
-        loaded = await asyncio.to_thread(_load, self._follower, stored, options.threads)
+        self._apart = await asyncio.to_thread(Apart, parts)
+        load = functools.partial(self._apart.load, device=device)
+        self._follower = Follower(store, stored, options.poll_s, load) if store else None
+        loaded = await asyncio.to_thread(_load, self._follower, stored, load, options.threads)
         self._server = Server(options, loaded, Path(metrics_folder))
         await self._server.start()
+        if parts:
+            self._apart.follow(self._server)
         if self._follower:
             await self._follower.follow(self._server)
 
@@ -42,8 +57,8 @@ class Endpoint:
         self._server.check()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Reports the queue, which Serve's own count of requests cannot see."""
-        return {"waiting_items": float(self._server.waiting_count)}
+        """Reports what the policy of scaling.py decides by; Serve's own count of requests sees no call."""
+        return self._server.load()
 
     async def __del__(self) -> None:
         """Drains; Serve awaits this when it stops a replica gracefully."""
@@ -51,6 +66,7 @@ class Endpoint:
         if follower:
             await follower.close()
         if hasattr(self, "_server"):
+            await self._apart.close()
             await self._server.drain()
 
 
@@ -58,20 +74,22 @@ def application(
     options: Options,
     stored: list[models.Stored],
     metrics_folder: str,
-    replicas: int,
-    cpus: float,
+    hardware: Hardware,
     store: Store | None = None,
+    parts: dict[str, list[str]] | None = None,
 ) -> serve.Application:
     """Describes an endpoint to Serve.
 
-    metrics_folder: where the replicas of a node keep their figures. cpus: what each replica reserves. store: where
-    each node keeps what it has of the registry that replicas follow; without one they serve what is given for ever.
+    metrics_folder: where the replicas of a node keep their figures. hardware: what each replica reserves, and how many
+    there are. store: where each node keeps what it has of the registry that replicas follow; without one they serve
+    what is given for ever. parts: the applications with the networks of tasks that have them apart.
     An update starts the new replica before it stops the old one; a model that cannot be loaded fails at once.
     """
+    light = hardware.is_light({one.service for one in stored})
     deployment = serve.deployment(
         name="endpoint",
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": cpus, "runtime_env": {"env_vars": ONE_LOOP}},
+        **_number(hardware.scaling),
+        ray_actor_options={**hardware.actor(light), "runtime_env": {"env_vars": ONE_LOOP}},
         max_surge_percent=100,
         max_constructor_retry_count=1,
         health_check_period_s=2,
@@ -79,14 +97,21 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=options.drain_s + 5,
     )
-    return deployment(Endpoint).bind(options, stored, metrics_folder, store)
+    return deployment(Endpoint).bind(options, stored, metrics_folder, store, hardware.resources.device, parts or {})
 
 
-def _load(follower: Follower | None, stored: list[models.Stored], threads: int) -> list[models.Loaded]:
+def _number(scaling: Scaling) -> dict[str, Any]:
+    """Says how many replicas, in Serve's words."""
+    return {"autoscaling_config": scaling.config()} if scaling.is_automatic else {"num_replicas": scaling.replicas}
+
+
+def _load(
+    follower: Follower | None, stored: list[models.Stored], load: models.Loader, threads: int
+) -> list[models.Loaded]:
     import torch
 
     torch.set_num_threads(threads)
     try:
-        return follower.load() if follower else [models.load(one) for one in stored]
+        return follower.load() if follower else [load(one) for one in stored]
     except ValueError as error:
         raise ValueError(str(error)) from None  # the plain type, by which hosting.py finds the sentence

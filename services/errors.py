@@ -8,6 +8,7 @@
     ├── Busy                more is waiting than this endpoint holds; a retry helps
     ├── TooLate             the deadline has passed, or is nearer than the work is long
     ├── Unavailable         starting, draining, or no model yet
+    ├── Away                the same, as the process that computes the model is starting again
     ├── Unauthenticated     the caller has not said who it is, or not in a way that can be believed
     ├── Forbidden           the caller may not call this
     └── Failure             a mistake of ours: the caller learns a request id, the log learns the rest
@@ -101,6 +102,12 @@ class Unavailable(ServiceError):
     """Says why there is no answer now, though there may be one soon."""
 
     reason = Reason.DRAINING
+
+
+class Away(ServiceError):
+    """Says that a model is computed in another process, which is not there now."""
+
+    reason = Reason.MODEL_AWAY
 
 
 class Unauthenticated(ServiceError):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pipelines.sealed import Corrupt
 from services import models
-from services.models import Loaded, Stored
+from services.models import Loaded, Loader, Stored
 from services.server import Server
 from services.slots import Slot
 from services.store import State, Store
@@ -82,8 +82,12 @@ class Leash:
 class Follower:
     """Keeps the models of a server those of the registry, as far as the store has them."""
 
-    def __init__(self, store: Store, stored: list[Stored], poll_s: float) -> None:
-        """Takes the models that the replica was started with; which version of each is the store's to say."""
+    def __init__(self, store: Store, stored: list[Stored], poll_s: float, load: Loader | None = None) -> None:
+        """Takes the models that the replica was started with; which version of each is the store's to say.
+
+        load: how a model comes into memory, where it is not models.load.
+        """
+        self._load = load or models.load
         self._store = store
         self._own = {one.service: one.task for one in stored}
         self._leash = Leash(store, poll_s)
@@ -120,7 +124,7 @@ class Follower:
         """Loads the version that the registry wants; failing that, the one that answered last."""
         wanted, good = self._wait(task), self._good(task)
         try:
-            loaded = models.load(wanted)
+            loaded = self._load(wanted)
             if good and good != wanted:
                 _try_out(loaded)
             return loaded
@@ -128,11 +132,11 @@ class Follower:
             log.warning("%s version %s is refused: %s", task, wanted.version, problem)
             if good and good != wanted:
                 self._refused[task] = wanted, float("inf")
-                return models.load(good)
+                return self._load(good)
             if not isinstance(problem, Corrupt):
                 raise
             self._store.discard(wanted)  # it was whole when it came, so the disk is at fault
-        return models.load(self._wait(task))
+        return self._load(self._wait(task))
 
     def _wait(self, task: str) -> Stored:
         until = time.monotonic() + WAIT_S
@@ -179,7 +183,7 @@ class Follower:
         """Loads a model beside the one that answers and swaps them; one that fails changes nothing."""
         task = stored.service
         try:
-            await slot.swap(await asyncio.to_thread(models.load, stored))
+            await slot.swap(await asyncio.to_thread(self._load, stored))
         except Exception as problem:
             again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
             self._refused[task] = stored, again

@@ -21,10 +21,12 @@ from pipelines import tracking
 from services.follower import environment
 from services.models import Stored, home
 from services.options import Options
+from services.resources import Hardware
 from services.server import address
 from services.store import Store, absolute
 
 if TYPE_CHECKING:
+    from ray.serve import Application
     from ray.serve.schema import DeploymentStatusOverview
 
 HEALTH_TIMEOUT_S = 30.0
@@ -106,34 +108,68 @@ def ray_running() -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def deployed(
-    options: Options, stored: list[Stored], replicas: int, cpus: float, store: Store | None = None
-) -> Iterator[Path]:
+def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: Store | None = None) -> Iterator[Path]:
     """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
 
     Yields the folder where the replicas of this node keep their figures. Raises ValueError with the replica's own
-    sentence when a model cannot be loaded.
+    sentence when a model cannot be loaded, and for GPUs that the cluster lacks.
     """
-    from ray import serve
+    import ray
 
     from services import endpoint
 
     folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
-    name = f"eagerly-{options.port}"
-    app = endpoint.application(options, stored, str(folder), replicas, cpus, store if options.poll_s else None)
-    try:
-        try:
-            serve.run(app, name=name, route_prefix=None)
-        except RuntimeError:
-            raise ValueError(_sentence(serve.status().applications[name].deployments)) from None
+    hardware.check({one.service for one in stored}, ray.cluster_resources().get("GPU", 0))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        parts = stack.enter_context(_parts(options, stored, hardware))
+        app = endpoint.application(options, stored, str(folder), hardware, store if options.poll_s else None, parts)
+        stack.enter_context(_running({f"eagerly-{options.port}": app}))
         if options.probe_port is not None:
             await_health(address(options.probe_host, options.probe_port))
         elif options.tls_cert is None:  # else there may be no certificate here to ask with; Serve has awaited the start
             await_health(address(options.host, options.port))
         yield folder
+
+
+@contextlib.contextmanager
+def _parts(options: Options, stored: list[Stored], hardware: Hardware) -> "Iterator[dict[str, list[str]]]":
+    """Runs the processes of networks that live apart; yields their applications' names, by task and in order."""
+    if not hardware.apart:
+        yield {}
+        return
+    from services import apart
+
+    names: dict[str, list[str]] = {}
+    apps: dict[str, Application] = {}
+    for one in stored:
+        count = hardware.apart.get(one.service, 0)
+        names[one.service] = [f"eagerly-{options.port}-{one.service}-{index + 1}" for index in range(count)]
+        for index, name in enumerate(names[one.service]):
+            apps[name] = apart.application(one, index, count, options.threads, hardware)
+    with _running(apps):
+        yield {task: found for task, found in names.items() if found}
+
+
+@contextlib.contextmanager
+def _running(apps: "dict[str, Application]") -> Iterator[None]:
+    """Runs applications of Serve, which have started when the block begins and are gone when it has ended.
+
+    Raises ValueError with the sentence of the one that could not start.
+    """
+    from ray import serve
+
+    try:
+        try:
+            serve.run_many([serve.RunTarget(app, name, route_prefix=None) for name, app in apps.items()])
+        except RuntimeError:
+            there = serve.status().applications
+            reports = {key: one for name in apps if name in there for key, one in there[name].deployments.items()}
+            raise ValueError(_sentence(reports)) from None
+        yield
     finally:
-        serve.delete(name)
-        shutil.rmtree(folder, ignore_errors=True)
+        for name in apps:
+            serve.delete(name)
 
 
 def await_health(target: str) -> None:

@@ -59,6 +59,7 @@ COMPUTE_SECONDS = Metric(
 )
 BATCH_SIZE = Metric("eagerly_batch_size", "histogram", ("service",), "Items computed together.", _ITEMS)
 IN_FLIGHT = Metric("eagerly_in_flight_requests", "gauge_livesum", ("service", "method"), "Calls being worked on now.")
+REPLICAS = Metric("eagerly_replicas", "gauge_livesum", (), "Replicas of this machine that serve, not those that drain.")
 MODEL_INFO = Metric(
     "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
 )
@@ -89,6 +90,7 @@ TABLE = (
     COMPUTE_SECONDS,
     BATCH_SIZE,
     IN_FLIGHT,
+    REPLICAS,
     MODEL_INFO,
     PATH_INFO,
     SWAPS,

@@ -1,6 +1,7 @@
 """Models: where one lies on this machine, and what it is once it is in memory."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,22 +65,61 @@ class Loaded:
         )
 
 
-def load(stored: Stored) -> Loaded:
-    """Reads a model into memory.
+Loader = Callable[[Stored], Loaded]
+"""Brings a model into memory; raises ValueError as load() does."""
+Maker = Callable[[Any, Path], Any]
+"""Makes a model of a task's class from its folder: (the class, the folder)."""
 
-    Raises ValueError when its folder is not what its digest says, or when no tensor can hold what it takes or gives.
+
+def load(stored: Stored, device: str = "cpu", make: Maker | None = None) -> Loaded:
+    """Reads a model into memory and onto a device.
+
+    make: how, where it is not the class's own load(). Raises ValueError when its folder is not what its digest says,
+    when no tensor can hold what it takes or gives, or when the device cannot be used.
     """
     from pipelines import artifact, reference
+
+    folder = _verified(stored)
+    kind, service = tasks.find(stored.task or stored.service).model.Model, find(stored.service)
+    model = make(kind, folder) if make else placed(kind.load(folder), device)
+    kept = (artifact.schema_of(folder), reference.read(folder))
+    loaded = Loaded(stored.service, service, model, stored.version, stored.run_id, stored.digest, *kept)
+    assert loaded.conversion  # now, on the caller's thread, rather than when the first call comes
+    return loaded
+
+
+def load_stage(stored: Stored, index: int, count: int, device: str = "cpu") -> Any:
+    """Reads one of `count` parts of a model's network onto a device: a torch module, tensors in and a list of them out.
+
+    Raises ValueError when the task's models cannot be taken apart, or for the reasons of load().
+    """
+    kind = tasks.find(stored.task or stored.service).model.Model
+    if not (hasattr(kind, "load_stage") and hasattr(kind, "load_apart")):
+        raise ValueError(f"--apart {stored.service}: its Model has no load_apart() and load_stage(); leave it out")
+    return placed(kind.load_stage(_verified(stored), index, count), device)
+
+
+def _verified(stored: Stored) -> Path:
+    """Finds a model's folder to be what its digest says; raises ValueError when it is not."""
+    from pipelines import artifact
 
     folder = Path(stored.folder)
     digest = artifact.verify(folder)
     if digest != stored.digest:
         raise ValueError(f"the model in {stored.folder} has the digest {digest}; {stored.digest} was expected")
-    model, service = tasks.find(stored.task or stored.service).model.Model.load(folder), find(stored.service)
-    kept = (artifact.schema_of(folder), reference.read(folder))
-    loaded = Loaded(stored.service, service, model, stored.version, stored.run_id, stored.digest, *kept)
-    assert loaded.conversion  # now, on the caller's thread, rather than when the first call comes
-    return loaded
+    return folder
+
+
+def placed(model: Any, device: str) -> Any:
+    """Moves a model to a device; raises ValueError when torch cannot use it."""
+    if device == "cpu":
+        return model
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        reason = "no driver, or a torch without CUDA" if torch.version.cuda else "this torch is built without CUDA"
+        raise ValueError(f"--gpu: torch finds no GPU that it can use here ({reason}); leave out --gpu")
+    return model.to(device)
 
 
 def home() -> Path:

@@ -28,6 +28,7 @@ class Reason(Enum):
     MESSAGE_TOO_LARGE = "the message is over the endpoint's cap"
     DEADLINE = "no time is left for the work, or less than it takes at its quickest"
     DRAINING = "the endpoint is about to stop"
+    MODEL_AWAY = "the process that computes the model is starting again"
     UNAUTHENTICATED = "no token, or not a valid one"
     FORBIDDEN = "the token does not permit this method"
     INTERNAL = "a mistake of ours, to be found in the log under the request id"

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
-from services import health, metrics, reflection, security, transport
+from services import health, metrics, reflection, scaling, security, transport
 from services.door import Keepers
 from services.exposition import MetricsServer
 from services.memory import Memory
@@ -35,6 +35,7 @@ class Server:
         self.registry_up = self._figures.value(metrics.REGISTRY_UP)
         self.registry_up.set(1)
         self.slots = {loaded.name: Slot(loaded, options, self._figures) for loaded in models}
+        self._replicas = self._figures.value(metrics.REPLICAS)
         self._security = security.of(options)
         self._keepers = keepers = Keepers.of(options, self._figures, self._security.guard)
         self._rpcs = [Rpc(one.service, self.slots[one.name], options, keepers) for one in models if one.service]
@@ -45,6 +46,8 @@ class Server:
         if options.probe_port is not None:
             self._probe = Probe(self._health, address(options.probe_host, options.probe_port))
         self._memory = Memory()
+        self._down: set[str] = set()
+        self._is_draining = False
         self.port = options.port
 
     @property
@@ -64,6 +67,11 @@ class Server:
         """Items waiting for a model."""
         return sum(slot.waiting_count for slot in self.slots.values())
 
+    def load(self) -> dict[str, float]:
+        """Says how long calls wait for the slowest model and how busy the busiest is, by their names in scaling.py."""
+        waits_s, busy = zip(*(slot.load() for slot in self.slots.values()), strict=True)
+        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(busy)}
+
     async def start(self) -> None:
         """Warms the models up, then listens, then says SERVING."""
         transport.allow_descriptors()
@@ -77,12 +85,15 @@ class Server:
         if self._probe is not None:
             await self._probe.start()
         self._health.set(self._names(), health.SERVING)
+        self._replicas.set(1)
         self._memory.start()
 
     async def drain(self) -> None:
         """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
+        self._is_draining = True
         self._open_inference.ready = False
         self._health.set(self._names(), health.NOT_SERVING)
+        self._replicas.set(0)
         await asyncio.sleep(NOTICE_S)
         self._health.close()
         await self._server.stop(self._options.drain_s)
@@ -96,6 +107,16 @@ class Server:
         await asyncio.sleep(0)  # lets the last calls be counted
         await asyncio.to_thread(self._keepers.close)
         self._figures.close()
+
+    def mark(self, task: str, is_up: bool) -> None:
+        """Says in health whether a task's model can answer; the whole endpoint serves while any of them can."""
+        if self._is_draining:
+            return
+        (self._down.discard if is_up else self._down.add)(task)
+        names = [rpc.service.descriptor.full_name for rpc in self._rpcs if rpc.service.name == task]
+        self._health.set(names, health.SERVING if is_up else health.NOT_SERVING)
+        any_up = len(self._down) < len(self.slots)
+        self._health.set(["", inference.SERVICE], health.SERVING if any_up else health.NOT_SERVING)
 
     def check(self) -> None:
         """Raises RuntimeError when a model's thread has died."""

@@ -11,6 +11,7 @@ from services.batching import Batch, Batcher
 from services.drift import Drift
 from services.models import Loaded
 from services.options import Options
+from services.scaling import Meter
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Slot:
         self._compute = figures.histogram(metrics.COMPUTE_SECONDS, self.name)
         self._batch_size = figures.histogram(metrics.BATCH_SIZE, self.name)
         self._outcomes = {outcome: figures.value(metrics.SWAPS, self.name, outcome) for outcome in OUTCOMES}
+        self._meter = Meter()
         self._swapping = asyncio.Lock()
         self.current = self._generation(loaded)
 
@@ -62,6 +64,10 @@ class Slot:
     def waiting_count(self) -> int:
         """Items waiting for the model."""
         return self.current.batcher.waiting_count
+
+    def load(self) -> tuple[float, float]:
+        """Gives the mean wait of calls in seconds, and the busy share of the model's time, since last asked."""
+        return self._meter.read(self.waiting_count > 0)
 
     async def start(self) -> None:
         """Warms the first generation up and shows it; raises ValueError when the model refuses its own examples."""
@@ -141,7 +147,9 @@ class Slot:
 
     def _observe(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""
-        self._queue.observe([batch.started - call.submitted for call in batch.calls])
+        waits_s = [batch.started - call.submitted for call in batch.calls]
+        self._queue.observe(waits_s)
+        self._meter.add(waits_s, batch.compute_s)
         self._compute.observe([batch.compute_s])
         self._batch_size.observe([batch.size])
 

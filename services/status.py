@@ -19,6 +19,7 @@ CODES: dict[type[errors.ServiceError], int] = {
     errors.Busy: code_pb2.RESOURCE_EXHAUSTED,
     errors.TooLate: code_pb2.DEADLINE_EXCEEDED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.Away: code_pb2.UNAVAILABLE,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.Forbidden: code_pb2.PERMISSION_DENIED,
     errors.Failure: code_pb2.INTERNAL,

@@ -9,25 +9,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
 from eagerly import flags
 from services.options import Options
+from services.resources import Hardware, Resources
+from services.scaling import Scaling
 
 if TYPE_CHECKING:
     from services.models import Stored
 
+Part = TypeVar("Part", Options, Scaling, Resources)
+
 
 @dataclass(frozen=True)
-class Serve(Options):
+class Serve(Options, Scaling, Resources):
     """Serves the champions of tasks on one gRPC port."""
 
     services: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tasks to serve, or folders of your own; none means all of eagerly's."""
-    replicas: int = 1
-    """Processes that hold the models and share the port."""
+    apart: tuple[str, ...] = ()
+    """Tasks whose network is computed in processes of its own, such as sentiment, or sentiment=2 to split it in two."""
     threads: int = 0
     """CPU threads each model computes with; 0 shares this machine's cores among the replicas."""
 
@@ -37,11 +41,12 @@ class Serve(Options):
 
         for word in self.services:
             tasks.find(word)
-        if self.replicas < 1:
-            raise ValueError(f"--replicas is {self.replicas}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
         _options(self)
+        _part(self, Scaling)
+        _part(self, Resources)
+        _apart(self)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
         champions = stack.enter_context(hosting.Champions([*words.values()], store)) if store else None
         local = stack.enter_context(hosting.ray_running())
         found, notes = champions.wait() if champions else (models or [], [])
-        folder = stack.enter_context(hosting.deployed(options, found, args.replicas, 0 if local else 1, store))
+        hardware = Hardware(_part(args, Scaling), _part(args, Resources), 0 if local else 1, _apart(args))
+        folder = stack.enter_context(hosting.deployed(options, found, hardware, store))
         if store and local:  # a replica may have refused a champion for the one before
             found = [replace(store.good(one.service) or one, task=one.task) for one in found]
         metrics = f"http://{hosting.address(options.metrics_host, options.metrics_port)}/metrics"
@@ -124,8 +130,29 @@ def _options(args: Serve) -> Options:
     """Takes the endpoint's part of the flags; files by their absolute paths, for replicas that run elsewhere."""
     given = {field.name: getattr(args, field.name) for field in fields(Options)}
     files = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.replicas)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas, args.max_replicas))
     return Options(**{**given, **files, "threads": threads})
+
+
+def _part(args: Serve, kind: type[Part]) -> Part:
+    """Takes the flags of one of the parts that `Serve` is made of."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _apart(args: Serve) -> dict[str, int]:
+    """Reads --apart; raises ValueError for what is not served, or no number."""
+    from pipelines import tasks
+
+    served = [tasks.find(word).name for word in args.services or tasks.TASKS]
+    found = {}
+    for entry in args.apart:
+        task, equals, count = entry.partition("=")
+        if task not in served:
+            raise ValueError(f"--apart {entry}: {task!r} is not served; it must be one of {', '.join(served)}")
+        if equals and not (count.isascii() and count.isdigit() and int(count)):
+            raise ValueError(f"--apart {entry}: {count!r} is no number of processes; give {task} or {task}=2")
+        found[task] = int(count or 1)
+    return found
 
 
 def _free(options: Options) -> Options:

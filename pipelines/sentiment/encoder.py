@@ -26,13 +26,18 @@ class Encoder(nn.Module):
         """Gives logits [B, C]; the n-grams are there for the other network's sake."""
         real_BT = tokens_BT >= 0
         output = self.backbone(input_ids=tokens_BT.clamp(min=0), attention_mask=real_BT.long())
-        real_BT1 = real_BT[:, :, None].to(output.last_hidden_state.dtype)
-        mean_BD = (output.last_hidden_state * real_BT1).sum(1) / real_BT1.sum(1)
+        mean_BD = mean(output.last_hidden_state, real_BT)
         return self.head(F.dropout(mean_BD, self.dropout, self.training))
 
     def describe(self) -> dict[str, Any]:
         """Gives the encoder's settings, from which `restored` makes it again, without where they came from."""
         return {key: value for key, value in self.backbone.config.to_dict().items() if not key.startswith("_")}
+
+
+def mean(hidden_BTD: Tensor, real_BT: Tensor) -> Tensor:
+    """Averages hidden states over a text's real tokens, which makes [B, D]."""
+    real_BT1 = real_BT[:, :, None].to(hidden_BTD.dtype)
+    return (hidden_BTD * real_BT1).sum(1) / real_BT1.sum(1)
 
 
 def pretrained(name: str, labels: int, dropout: float) -> Encoder:

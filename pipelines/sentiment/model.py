@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipelines.elsewhere import Compute, Elsewhere
 from pipelines.examples import Data
 from pipelines.schema import Arrays, Schema, Tensor
-from pipelines.sentiment import encoder
+from pipelines.sentiment import encoder, stages
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.networks import Scratch
 from pipelines.sentiment.reading import Reader, Texts, alike, clean
@@ -155,3 +156,22 @@ class Model:
             network = Scratch(**settings["scratch"], labels=count, dropout=dropout)
         network.load_state_dict(load_file(folder / "model.safetensors"))
         return cls(network.eval(), Reader.load(folder, settings["max_tokens"]), settings).to(device)
+
+    @classmethod
+    def load_apart(cls, folder: Path, compute: Compute) -> "Model":
+        """Reads what `save` wrote but for the network, whose place `compute` takes."""
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(Elsewhere(compute), Reader.load(folder, settings["max_tokens"]), settings)
+
+    @classmethod
+    def load_stage(cls, folder: Path, index: int, count: int) -> nn.Module:
+        """Reads one of `count` parts of the network, which called in turn, tensors in and out, give the logits.
+
+        Raises ValueError when the network cannot be split so.
+        """
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if count == 1:
+            return stages.Whole(cls.load(folder).network)
+        if "encoder" not in settings:
+            raise ValueError(f"sentiment's model has no encoder and so no layers to share out; {stages.WAY_OUT}")
+        return stages.load(folder, settings, index, count)

@@ -5,16 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
 import pytest
 
 from benchmarks.serving import convnet
 from eagerly.client import Client, Raw
+from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 from services import ports
 
+IN_FLIGHT = 4
+"""Calls of as many items as a call may have, which together take seconds."""
 ROOT = Path(__file__).resolve().parents[2]
 REGISTER = """
 import sys
@@ -52,6 +58,13 @@ def free_ports() -> tuple[int, int]:
     return ports.find("127.0.0.1", 0, "--port"), ports.find("127.0.0.1", 0, "--metrics-port")
 
 
+def in_flight(metrics_port: int) -> float:
+    """Calls that are being worked on, as the metrics tell."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics").read().decode()
+    (line,) = [line for line in text.splitlines() if line.startswith('eagerly_in_flight_requests{method="Classify"')]
+    return float(line.split()[-1])
+
+
 def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "eagerly", *words],
@@ -65,8 +78,8 @@ def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.fixture
-def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int]]":
-    """The command once it says that it is ready, and its port."""
+def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int, int]]":
+    """The command once it says that it is ready, its port and that of its metrics."""
     port, metrics_port = free_ports()
     process = eagerly(folder, "serve", "classifier", "--port", str(port), "--metrics-port", str(metrics_port))
     assert process.stdout is not None
@@ -76,13 +89,13 @@ def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int]]":
         if line.startswith("ready"):
             break
     assert said, process.communicate()[1]
-    yield process, port
+    yield process, port, metrics_port
     if process.poll() is None:
         process.kill()
 
 
-def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tuple[subprocess.Popen[str], int]"):
-    process, port = served
+def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tuple[subprocess.Popen[str], int, int]"):
+    process, port, _ = served
     with Client(f"127.0.0.1:{port}") as client:
         (result,) = client.classify([Raw(bytes(28 * 28), (28, 28))], top_k=2)
     assert len(result.labels) == 2
@@ -98,6 +111,25 @@ def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tup
     while any(child.is_running() for child in children) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [child for child in children if child.is_running()]
+
+
+def test_calls_in_flight_at_ctrl_c_are_answered(served: "tuple[subprocess.Popen[str], int, int]"):
+    process, port, metrics_port = served
+    image = classifier_pb2.Image(raw=classifier_pb2.RawImage(data=bytes(28 * 28), shape=(28, 28)))
+    request = classifier_pb2.ClassifyRequest(images=[image] * 1024)
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_retries", 0)]) as channel:
+        stub: Any = classifier_pb2_grpc.ClassifierStub(channel)
+        calls = [stub.Classify.future(request, timeout=60) for _ in range(IN_FLIGHT)]
+        until = time.monotonic() + 20
+        while in_flight(metrics_port) < IN_FLIGHT and time.monotonic() < until:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        assert any(line.startswith("draining") for line in process.stdout)
+        assert not all(call.done() for call in calls)
+        assert [len(call.result().results) for call in calls] == [1024] * IN_FLIGHT
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
 
 
 def test_a_task_without_a_champion_is_one_sentence_with_the_way_out(folder: Path):

@@ -91,6 +91,7 @@ def test_what_a_model_returns_for_a_bad_item_becomes_an_error_of_the_domain(prob
         (errors.Busy(0.5), "QUEUE_FULL"),
         (errors.TooLate("no time left"), "DEADLINE"),
         (errors.Unavailable("draining"), "DRAINING"),
+        (errors.Away("starting again"), "MODEL_AWAY"),
         (errors.Unauthenticated("no token"), "UNAUTHENTICATED"),
         (errors.Forbidden("not this one"), "FORBIDDEN"),
         (errors.Failure(), "INTERNAL"),
