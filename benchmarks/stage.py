@@ -16,6 +16,8 @@ from benchmarks.registry_server import MODES, Registry
 from eagerly.commands.serve import Running, Serve, serving
 from services.metrics import alive_pids
 from services.options import Options
+from services.resources import Hardware
+from services.scaling import Scaling
 
 PATIENCE_S = 120.0
 """The longest that an event may take."""
@@ -109,7 +111,8 @@ class Stage:
         from services import endpoint
 
         options, folder = self._options, str(self._running.metrics_folder)
-        app = endpoint.application(options, self._running.models, folder, replicas, 0, self._store)
+        hardware = Hardware(Scaling(replicas))
+        app = endpoint.application(options, self._running.models, folder, hardware, self._store)
         serve.run(app, name=f"eagerly-{options.port}", route_prefix=None)
         self.replicas = replicas
         self.settle()
