@@ -1,0 +1,123 @@
+"""A candidate is rolled back when its figures leave no doubt, and not for noise."""
+
+import random
+
+import pytest
+
+from pipelines.policy import Limits, Role, Rollout, Tally, bounds, over
+
+LIMITS = Limits(max_errors=0.01, max_slower=1.5, max_disagreement=0.05, least_calls=200)
+
+
+def rollout(limits: Limits = LIMITS) -> Rollout:
+    return Rollout("id", 7, 6, "shadow", 0.1, limits, began=0.0)
+
+
+def role(calls: int, errors: int = 0, seconds: float = 0.01, jitter: float = 0.0) -> Role:
+    made = Role()
+    for number in range(calls):
+        made.add(number < errors, seconds * (1 + jitter * (number % 3 - 1)))
+    return made
+
+
+def test_a_candidate_that_does_as_well_as_the_champion_is_left_alone():
+    tally = Tally(role(4000, 20), role(1000, 5), compared=1000, agreed=990)
+    assert over(rollout(), tally) == ""
+
+
+def test_a_candidate_that_fails_is_stopped_from_a_tenth_of_the_least_calls_on():
+    assert over(rollout(), Tally(role(400), role(19, 19))) == ""
+    reason = over(rollout(), Tally(role(400), role(20, 20)))
+    assert reason == "errors: 20 of 20 calls failed, against 0 of 400 of version 6; allowed are 1.0% more"
+
+
+def test_errors_that_the_champion_has_too_are_not_held_against_the_candidate():
+    assert over(rollout(), Tally(role(1000, 500), role(1000, 500))) == ""
+    assert over(rollout(), Tally(role(1000, 500), role(1000, 700))).startswith("errors: ")
+
+
+def test_a_slower_candidate_is_stopped_from_the_least_calls_on():
+    assert over(rollout(), Tally(role(199), role(199, seconds=0.1))) == ""
+    reason = over(rollout(), Tally(role(200), role(200, seconds=0.1)))
+    assert reason == "latency: 100 ms a call against 10 ms of version 6; allowed is 1.5 times as much"
+    assert over(rollout(), Tally(role(2000), role(2000, seconds=0.0149))) == ""
+
+
+def test_a_few_calls_that_took_very_long_are_no_slower_model():
+    mine = role(1000, jitter=0.5)
+    for _ in range(5):
+        mine.add(False, 30.0)
+    assert over(rollout(), Tally(role(1000, jitter=0.5), mine)) == ""
+
+
+def test_a_candidate_that_says_something_else_is_stopped_from_the_least_calls_on():
+    assert over(rollout(), Tally(role(199), role(199), compared=199, agreed=0)) == ""
+    assert over(rollout(), Tally(role(200), role(200), compared=200, agreed=185)) == "", "7.5 % may be chance"
+    reason = over(rollout(), Tally(role(200), role(200), compared=200, agreed=150))
+    assert reason == "disagreement: 25.0% of the answers to 200 calls differ from version 6's; allowed are 5.0%"
+
+
+@pytest.mark.parametrize("what", ["errors", "disagreement", "latency"])
+def test_a_candidate_exactly_at_its_limit_survives_thousands_of_looks(what: str):
+    stopped = 0
+    for seed in range(60):
+        draw = random.Random(seed)
+        tally = Tally()
+        for _ in range(3000):
+            tally.champion.add(False, draw.lognormvariate(-4, 0.8))
+            slower = 1.5 if what == "latency" else 1.0
+            failed = what == "errors" and draw.random() < 0.01
+            tally.candidate.add(failed, slower * draw.lognormvariate(-4, 0.8))
+            tally.compared += 1
+            tally.agreed += not (what == "disagreement" and draw.random() < 0.05)
+            if over(rollout(), tally):
+                stopped += 1
+                break
+    assert stopped <= 1
+
+
+@pytest.mark.parametrize("what", ["errors", "disagreement", "latency"])
+def test_a_candidate_far_over_its_limit_is_stopped_soon(what: str):
+    draw = random.Random(1)
+    tally = Tally()
+    for calls in range(1, 2001):
+        tally.champion.add(False, draw.lognormvariate(-4, 0.8))
+        tally.candidate.add(
+            what == "errors" and draw.random() < 0.2, (3 if what == "latency" else 1) * draw.lognormvariate(-4, 0.8)
+        )
+        tally.compared += 1
+        tally.agreed += not (what == "disagreement" and draw.random() < 0.3)
+        if over(rollout(), tally):
+            assert calls <= 300
+            return
+    pytest.fail("never stopped")
+
+
+def test_figures_of_two_replicas_add_up_and_survive_being_written():
+    from dataclasses import asdict
+
+    one = Tally(role(10, 1), role(20, 2), 20, 19.5, 3)
+    both = one + Tally.of(asdict(one))
+    assert (both.champion.calls, both.candidate.errors, both.compared, both.agreed, both.dropped) == (20, 4, 40, 39, 6)
+    assert both.candidate.typical_s == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("facts", [{}, {"champion": 1, "candidate": 2}, {"champion": {"calls": "x"}, "candidate": {}}])
+def test_a_tally_that_is_none_is_refused(facts: dict[str, object]):
+    with pytest.raises(ValueError, match="this is no tally"):
+        Tally.of(facts)
+
+
+def test_a_rollout_survives_being_written_and_nonsense_is_refused():
+    made = rollout().ended("rolled back", "errors: too many")
+    assert Rollout.from_json(made.to_json()) == made
+    for text in ("", "[]", "{}", made.to_json().replace("0.1", "7"), made.to_json().replace("rolled back", "gone")):
+        with pytest.raises(ValueError, match="is no rollout"):
+            Rollout.from_json(text)
+
+
+def test_bounds_hold_the_share_and_are_wide_for_few_calls():
+    assert bounds(0, 0) == (0.0, 1.0)
+    for count, calls in ((0, 10), (5, 10), (10, 10), (50, 1000)):
+        low, high = bounds(count, calls)
+        assert 0 <= low <= count / calls <= high <= 1
