@@ -124,7 +124,9 @@ def _start(args: Start) -> None:
 
     made = rollout.start(args.task, args.to, args.mode, args.share(), args.limits())
     verb = "gets copies of" if made.mode == "shadow" else "answers"
-    print(f"{args.task} version {made.version} {verb} {100 * made.share:g}% of the calls beside version {made.champion};")
+    print(
+        f"{args.task} version {made.version} {verb} {100 * made.share:g}% of the calls beside version {made.champion};"
+    )
     print(f"`eagerly rollout status {args.task}` shows how it does")
 
 
