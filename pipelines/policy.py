@@ -2,7 +2,7 @@
 
 A candidate is over a limit only when its figures say so beyond doubt: not the figure itself is compared but the bound
 that it lies above for all but one in 30,000 draws of the same size (Z). The figures are looked at after every call, so
-the bound is that strict for the thousands of looks together to be wrong in well under one rollout in a hundred.
+the bound is that strict for the thousands of looks together to be wrong in about one rollout in a hundred.
 """
 
 import json
@@ -15,6 +15,8 @@ Z = 4.0
 """Standard errors between a figure and the bound that counts."""
 SOONER = 10
 """Errors are judged from a tenth of the least calls on, because callers feel them."""
+SLACK = 3.0
+"""How many times over the limit a shadow's waits must be: it waits for the processor as no caller would let it."""
 LEAST_SECONDS = 1e-6
 
 State = Literal["running", "promoted", "aborted", "rolled back", "superseded"]
@@ -28,7 +30,7 @@ class Limits:
     max_errors: float = 0.01
     """Share of calls that may fail beyond the champion's share."""
     max_slower: float = 1.5
-    """Typical latency, as a multiple of the champion's."""
+    """Typical latency, as a multiple of the champion's: a canary's in waiting, a shadow's in processor time."""
     max_disagreement: float = 0.05
     """Share of a shadow's answers that may differ from the champion's."""
     least_calls: int = 200
@@ -78,47 +80,62 @@ class Rollout:
 
 
 @dataclass
+class Times:
+    """How long calls took, of which logarithms are kept: their mean is hardly moved by a few that took very long."""
+
+    count: int = 0
+    logs: float = 0.0
+    """Sum of the natural logarithms of the seconds."""
+    squares: float = 0.0
+    """Sum of their squares."""
+
+    def add(self, seconds: float) -> None:
+        """Counts a call."""
+        log = math.log(max(seconds, LEAST_SECONDS))
+        self.count += 1
+        self.logs += log
+        self.squares += log * log
+
+    @property
+    def typical_s(self) -> float:
+        """The geometric mean of the seconds; NaN for no calls."""
+        return math.exp(self.logs / self.count) if self.count else math.nan
+
+    def doubt(self) -> float:
+        """The variance of the mean of the logarithms; for two calls or more."""
+        spread = max(0.0, (self.squares - self.logs * self.logs / self.count) / (self.count - 1))
+        return spread / self.count
+
+    def __add__(self, other: "Times") -> "Times":
+        """Counts both together."""
+        return Times(self.count + other.count, self.logs + other.logs, self.squares + other.squares)
+
+
+@dataclass
 class Role:
     """What came of the calls of one of the two models."""
 
     calls: int = 0
     errors: int = 0
     """Calls that the model failed, was too late or too busy for, or refused an item of."""
-    logs: float = 0.0
-    """Sum of the natural logarithms of the seconds that the others took."""
-    squares: float = 0.0
-    """Sum of their squares."""
-
-    def add(self, failed: bool, seconds: float) -> None:
-        """Counts a call."""
-        self.calls += 1
-        if failed:
-            self.errors += 1
-            return
-        log = math.log(max(seconds, LEAST_SECONDS))
-        self.logs += log
-        self.squares += log * log
-
-    @property
-    def answered(self) -> int:
-        """Calls without an error."""
-        return self.calls - self.errors
-
-    @property
-    def typical_s(self) -> float:
-        """The geometric mean of the seconds a call took; NaN when none was answered."""
-        return math.exp(self.logs / self.answered) if self.answered else math.nan
-
-    def spread(self) -> float:
-        """The variance of the logarithms."""
-        count = self.answered
-        return max(0.0, (self.squares - self.logs * self.logs / count) / (count - 1)) if count > 1 else 0.0
+    waits: Times = field(default_factory=Times)
+    """From asking the model to its answer, of calls without an error."""
+    work: Times = field(default_factory=Times)
+    """Processor time of the model's thread, of calls that had a batch to themselves; nothing else is in it."""
 
     def __add__(self, other: "Role") -> "Role":
         """Counts both together."""
         return Role(
-            self.calls + other.calls, self.errors + other.errors, self.logs + other.logs, self.squares + other.squares
+            self.calls + other.calls,
+            self.errors + other.errors,
+            self.waits + other.waits,
+            self.work + other.work,
         )
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Role":
+        """Reads what `asdict` made; raises TypeError or KeyError when it is nothing of the kind."""
+        return cls(**{**facts, "waits": Times(**facts["waits"]), "work": Times(**facts["work"])})
 
 
 @dataclass
@@ -126,7 +143,7 @@ class Tally:
     """What has been counted of a rollout."""
 
     champion: Role = field(default_factory=Role)
-    """In shadow mode, of the calls that were copied; as a canary's, of all that it did not get."""
+    """Of the calls that were copied to a shadow, or that a canary did not get; its times are of all calls."""
     candidate: Role = field(default_factory=Role)
     compared: int = 0
     """Calls whose answers were compared."""
@@ -154,7 +171,7 @@ class Tally:
     def of(cls, facts: Mapping[str, Any]) -> "Tally":
         """Reads what `asdict` made; raises ValueError when it is nothing of the kind."""
         try:
-            made = cls(**{**facts, "champion": Role(**facts["champion"]), "candidate": Role(**facts["candidate"])})
+            made = cls(**{**facts, "champion": Role.of(facts["champion"]), "candidate": Role.of(facts["candidate"])})
             return made + cls()  # fails where something is no number
         except (TypeError, KeyError, AttributeError) as problem:
             raise ValueError(f"this is no tally: {problem}") from None
@@ -180,16 +197,23 @@ def _errors(rollout: Rollout, tally: Tally) -> str:
 
 
 def _slowness(rollout: Rollout, tally: Tally) -> str:
+    """Compares what callers wait for; of a shadow, which gets what processor time callers leave, the work itself."""
+    mine, theirs, limit = tally.candidate, tally.champion, rollout.limits.max_slower
+    if rollout.mode == "canary":
+        return _slower(rollout, mine.waits, theirs.waits, limit, "")
+    work = _slower(rollout, mine.work, theirs.work, limit, " of processor time")
+    return work or _slower(rollout, mine.waits, theirs.waits, limit * SLACK, "")
+
+
+def _slower(rollout: Rollout, mine: Times, theirs: Times, limit: float, kind: str) -> str:
     """Compares geometric means, whose ratio's logarithm is normal in good approximation."""
-    limits, mine, theirs = rollout.limits, tally.candidate, tally.champion
-    if min(mine.answered, theirs.answered) < max(2, limits.least_calls):
+    if min(mine.count, theirs.count) < max(2, rollout.limits.least_calls):
         return ""
-    apart = mine.logs / mine.answered - theirs.logs / theirs.answered
-    doubt = Z * math.sqrt(mine.spread() / mine.answered + theirs.spread() / theirs.answered)
-    if apart - doubt <= math.log(limits.max_slower):
+    apart = mine.logs / mine.count - theirs.logs / theirs.count
+    if apart - Z * math.sqrt(mine.doubt() + theirs.doubt()) <= math.log(limit):
         return ""
-    figures = f"{mine.typical_s * 1e3:.3g} ms a call against {theirs.typical_s * 1e3:.3g} ms"
-    return f"latency: {figures} of version {rollout.champion}; allowed is {limits.max_slower:g} times as much"
+    figures = f"{mine.typical_s * 1e3:.3g} ms{kind} a call against {theirs.typical_s * 1e3:.3g} ms"
+    return f"latency: {figures} of version {rollout.champion}; allowed is {limit:g} times as much"
 
 
 def _disagreement(rollout: Rollout, tally: Tally) -> str:

@@ -52,6 +52,8 @@ class Batch:
     started: float = 0.0
     """When the computation began, on the clock of time.monotonic()."""
     compute_s: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time of the model's thread meanwhile."""
     results: list[Any] = field(default_factory=list)
     """One for each input of the calls, in order; empty when the model failed."""
     inputs: list[Any] = field(default_factory=list)
@@ -191,14 +193,14 @@ class Batcher:
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails this batch's calls and nothing else."""
         inputs = batch.inputs
-        batch.started = time.monotonic()
+        batch.started, before_s = time.monotonic(), time.thread_time()
         try:
             for start in range(0, len(inputs), self._max_batch):
                 batch.results += self._predict(inputs[start : start + self._max_batch])
             assert len(batch.results) == len(inputs), f"{len(batch.results)} predictions of {len(inputs)} inputs"
         except Exception as error:
             batch.failure = error
-        batch.compute_s = time.monotonic() - batch.started
+        batch.compute_s, batch.cpu_s = time.monotonic() - batch.started, time.thread_time() - before_s
         self._learn(batch)
 
     def _learn(self, batch: Batch) -> None:

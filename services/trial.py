@@ -6,16 +6,19 @@ call on that puts the candidate over a limit, the champion answers alone.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines import agreement, policy
-from pipelines.policy import Rollout
+from pipelines.policy import Role, Rollout
 from services import errors, visits
+from services.batching import Batch
 from services.door import Context
 from services.seats import Count
 from services.slots import Counters, Generation
@@ -36,8 +39,15 @@ class Copy:
 
     inputs: list[Any]
     answers: list[Any]
-    seconds: float
-    """How long the champion took."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One of the two models, and what is counted of it."""
+
+    role: str
+    generation: Generation
+    figures: Role
 
 
 class Trial:
@@ -53,10 +63,14 @@ class Trial:
         self._counters = counters
         self._champion = champion
         self._draw = random.Random().random
-        self._answering = {
-            role: replace(generation, submit=functools.partial(self._counted, role, generation))
-            for role, generation in (("champion", champion), ("candidate", candidate))
-        }
+        self._mine = Work("candidate", candidate, count.tally.candidate)
+        self._theirs = Work("champion", champion, count.tally.champion)
+        self._canary = replace(candidate, submit=functools.partial(self._counted, self._mine))
+        ask = self._counted if rollout.mode == "canary" else self._timed
+        self._rest = replace(champion, submit=functools.partial(ask, self._theirs))
+        self._observer = champion.batcher.observe
+        for work in (self._mine, self._theirs):
+            work.generation.batcher.observe = _weighed(work, work.generation.batcher.observe)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue()
         self._waiting_items = 0
         self._worker = asyncio.create_task(self._shadow()) if rollout.mode == "shadow" else None
@@ -68,10 +82,10 @@ class Trial:
         if self.count.stopped:
             return self._champion
         chosen = self._draw() < self.rollout.share
-        if self.rollout.mode == "canary":
-            return self._answering["candidate" if chosen else "champion"]
         if not chosen:
-            return self._champion
+            return self._rest
+        if self.rollout.mode == "canary":
+            return self._canary
         return replace(self._champion, submit=functools.partial(self._copied, context))
 
     def stop(self, reason: str) -> None:
@@ -90,6 +104,7 @@ class Trial:
     async def close(self) -> None:
         """Ends the trial, and the candidate's thread when it has answered what waits."""
         self._counters.shares[self.rollout.mode].set(0)
+        self._champion.batcher.observe = self._observer
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
@@ -100,27 +115,35 @@ class Trial:
         if late:
             log.error("version %s of a rollout hangs; its thread is left behind", self.rollout.version)
 
-    async def _counted(self, role: str, generation: Generation, inputs: list[Any], deadline: float) -> list[Any]:
-        """Asks a model for a caller and counts what came of it."""
+    async def _timed(self, work: Work, inputs: list[Any], deadline: float) -> list[Any]:
+        """Asks a model and notes how long it took."""
         began = time.monotonic()
+        async with asyncio.timeout(PATIENCE_S if work is self._mine else None):
+            answers = await work.generation.batcher.submit(inputs, deadline)
+        if not _failed(answers):
+            seconds = time.monotonic() - began
+            work.figures.waits.add(seconds)
+            self._counters.seconds[work.role].observe([seconds])
+        return answers
+
+    async def _counted(self, work: Work, inputs: list[Any], deadline: float) -> list[Any]:
+        """Asks a model for a caller and counts what came of it."""
         try:
-            async with asyncio.timeout(PATIENCE_S if role == "candidate" else None):
-                answers = await generation.batcher.submit(inputs, deadline)
+            answers = await self._timed(work, inputs, deadline)
         except errors.Unavailable:  # the endpoint drains, which is no model's fault
             raise
         except BaseException:  # also when the caller has gone, as those do who wait in vain
-            self._note(role, True, time.monotonic() - began)
+            self._note(work, True)
             self._judge()
             raise
-        self._note(role, _failed(answers), time.monotonic() - began)
+        self._note(work, _failed(answers))
         self._judge()
         return answers
 
     async def _copied(self, context: Context, inputs: list[Any], deadline: float) -> list[Any]:
         """Asks the champion for a caller, and has the call copied once the caller has been answered."""
-        began = time.monotonic()
-        answers = await self._champion.batcher.submit(inputs, deadline)
-        copy = Copy(inputs, answers, time.monotonic() - began)
+        answers = await self._timed(self._theirs, inputs, deadline)
+        copy = Copy(inputs, answers)
         context.add_done_callback(lambda _: self._offer(copy))  # type: ignore[arg-type]
         return answers
 
@@ -146,22 +169,17 @@ class Trial:
 
     async def _compare(self, copy: Copy) -> None:
         """Counts both models' part in a call, and whether they agree."""
-        began = time.monotonic()
         answers: list[Any] = []
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                answers = await self.candidate.batcher.submit(copy.inputs)
-        except (errors.ServiceError, TimeoutError):
-            seconds = time.monotonic() - began
-        else:
-            seconds = time.monotonic() - began
+        with contextlib.suppress(errors.ServiceError, TimeoutError):
+            answers = await self._timed(self._mine, copy.inputs, float("inf"))
+        if answers:
             agreed = await asyncio.to_thread(self._agreement, copy.answers, answers)
             self.count.tally.compared += 1
             self.count.tally.agreed += agreed
             self._counters.compared.add(1)
             self._counters.agreed.add(agreed)
-        self._note("champion", _failed(copy.answers), copy.seconds)
-        self._note("candidate", not answers or _failed(answers), seconds)
+        self._note(self._theirs, _failed(copy.answers))
+        self._note(self._mine, not answers or _failed(answers))
         self._judge()
 
     def _agreement(self, ours: list[Any], theirs: list[Any]) -> float:
@@ -171,15 +189,26 @@ class Trial:
             log.exception("the answers of version %s cannot be compared", self.rollout.version)
             return 0.0
 
-    def _note(self, role: str, failed: bool, seconds: float) -> None:
-        tally = self.count.tally
-        (tally.candidate if role == "candidate" else tally.champion).add(failed, seconds)
-        self._counters.calls[role, "error" if failed else "ok"].add(1)
-        self._counters.seconds[role].observe([seconds])
+    def _note(self, work: Work, failed: bool) -> None:
+        work.figures.calls += 1
+        work.figures.errors += failed
+        self._counters.calls[work.role, "error" if failed else "ok"].add(1)
 
     def _judge(self) -> None:
         if not self.count.stopped and (reason := policy.over(self.rollout, self.count.tally)):
             self.stop(reason)
+
+
+def _weighed(work: Work, observe: Callable[[Batch], None] | None) -> Callable[[Batch], None]:
+    """Makes an observer that also notes what a call cost that was computed alone."""
+
+    def note(batch: Batch) -> None:
+        if observe is not None:
+            observe(batch)
+        if len(batch.calls) == 1 and batch.failure is None and not _failed(batch.results):
+            work.figures.work.add(batch.cpu_s)
+
+    return note
 
 
 def _failed(answers: list[Any]) -> bool:

@@ -9,7 +9,7 @@ import tyro
 from eagerly import flags, table
 
 if TYPE_CHECKING:
-    from pipelines.policy import Limits, Role, Rollout, Tally
+    from pipelines.policy import Limits, Rollout, Tally, Times
 
 USAGE = (
     "`eagerly rollout start TASK --to VERSION` with `--shadow SHARE` or `--canary SHARE`, "
@@ -41,8 +41,8 @@ class Start:
     """Share of the calls for it to answer, above 0 and below 100%."""
     max_errors: str = "1%"
     """Share of its calls that may fail beyond the champion's share."""
-    max_slower: float = 1.5
-    """Its typical latency, at most, as a multiple of the champion's."""
+    max_slower: float | None = None
+    """Its typical latency, at most, as a multiple of the champion's; 1.5 for a canary, 2 for a shadow unless given."""
     max_disagreement: str = ""
     """Share of a shadow's answers that may differ from the champion's; 5% unless given."""
     least_calls: int = 200
@@ -57,7 +57,7 @@ class Start:
             raise ValueError(f"--shadow and --canary: {given} given; give one, as in --shadow 10% or --canary 5%")
         if self.canary and self.max_disagreement:
             raise ValueError("--max-disagreement needs --shadow: only one model answers a canary's call")
-        if self.max_slower < 1 or not math.isfinite(self.max_slower):
+        if self.max_slower is not None and not 1 <= self.max_slower < math.inf:
             raise ValueError(f"--max-slower is {self.max_slower:g}; it must be finite, 1 or more")
         if self.least_calls < 1:
             raise ValueError(f"--least-calls is {self.least_calls}; the least allowed is 1")
@@ -84,7 +84,8 @@ class Start:
 
         errors = percent("--max-errors", self.max_errors)
         disagreement = percent("--max-disagreement", self.max_disagreement or "5%")
-        return Limits(errors, self.max_slower, disagreement, self.least_calls)
+        slower = self.max_slower or (1.5 if self.canary else 2.0)
+        return Limits(errors, slower, disagreement, self.least_calls)
 
 
 def percent(flag: str, text: str) -> float:
@@ -160,7 +161,7 @@ def _status(task: str) -> None:
     if len(told) > 1:
         rows += _rows("together", found, sum((report.tally for report in told.values()), Tally()))
     print()
-    print(table.render(("node", "version", "calls", "errors", "typical ms", "agreement", "dropped"), rows))
+    print(table.render(("node", "version", "calls", "errors", "wait ms", "work ms", "agreement", "dropped"), rows))
     for node, report in sorted(told.items()):
         if report.problem:
             print(f"{node}: {report.problem}")
@@ -191,13 +192,13 @@ def _rows(node: str, found: "Rollout", tally: "Tally") -> list[tuple[object, ...
     dropped = tally.dropped if found.mode == "shadow" else ""
     mine, theirs = tally.candidate, tally.champion
     return [
-        (node, found.version, mine.calls, mine.errors, _ms(mine), agreement, dropped),
-        (node, found.champion, theirs.calls, theirs.errors, _ms(theirs), "", ""),
+        (node, found.version, mine.calls, mine.errors, _ms(mine.waits), _ms(mine.work), agreement, dropped),
+        (node, found.champion, theirs.calls, theirs.errors, _ms(theirs.waits), _ms(theirs.work), "", ""),
     ]
 
 
-def _ms(role: "Role") -> float | str:
-    return role.typical_s * 1e3 if role.answered else ""
+def _ms(times: "Times") -> float | str:
+    return times.typical_s * 1e3 if times.count else ""
 
 
 def _next(task: str, found: "Rollout") -> str:

@@ -70,7 +70,7 @@ def count(store: Store, tally: Tally, id: str = "one", stopped: str = "") -> Sea
 
 
 def tally(calls: int, errors: int) -> Tally:
-    return Tally(Role(calls, 0), Role(calls, errors), dropped=0)
+    return Tally(Role(calls), Role(calls, errors))
 
 
 def test_a_candidate_comes_into_the_store_and_replicas_are_told(

@@ -9,7 +9,7 @@ import pytest
 
 from eagerly.cli import main
 from pipelines import registry, rollout, tracking
-from pipelines.policy import Limits, Role, Rollout, Tally
+from pipelines.policy import Limits, Role, Rollout, Tally, Times
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
 
@@ -38,8 +38,8 @@ def told(node: str, calls: int, errors: int, problem: str = "") -> None:
     """Writes a node's figures as its watcher does."""
     aim = registry.aim("sentiment")
     assert aim
-    tally = Tally(Role(calls, 0, -4.6 * calls, 21.2 * calls), Role(calls, errors, -4.6 * calls, 21.2 * calls))
-    tally = Tally(tally.champion, tally.candidate, compared=calls, agreed=calls / 2, dropped=1)
+    waits = Times(calls, -4.6 * calls, 21.2 * calls)
+    tally = Tally(Role(calls, 0, waits), Role(calls, errors, waits), compared=calls, agreed=calls / 2, dropped=1)
     rollout.report("sentiment", node, rollout.Report(stands().id, 1, tally, problem), aim)
 
 
