@@ -38,6 +38,8 @@ class Candidates:
     async def look(self, slot: Slot, told: Told | None) -> None:
         """Begins and ends a model's trial as told, and writes down what was counted."""
         task, trial = slot.name, slot.trial
+        if trial:
+            trial.check()
         if trial and (told is None or told.rollout.id != trial.rollout.id or trial.count.stopped):
             await self._write(task, trial.count, now=True)
             await slot.end_trial()

@@ -164,10 +164,8 @@ class Slot:
         self._outcomes[outcome].add(1)
 
     def check(self) -> None:
-        """Raises RuntimeError when the model's thread has died, or a candidate's."""
+        """Raises RuntimeError when the model's thread has died."""
         self.current.batcher.check()
-        if self.trial:
-            self.trial.candidate.batcher.check()
 
     def _replace(self, following: Generation) -> "list[Generation | Trial]":
         """Puts a generation in place, all at once; returns what is to be closed."""

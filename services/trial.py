@@ -96,6 +96,13 @@ class Trial:
             name = self._champion.loaded.name
             log.error("%s version %s is stopped here: %s", name, self.rollout.version, reason)
 
+    def check(self) -> None:
+        """Stops when the candidate's thread has died, which need not end the replica."""
+        try:
+            self.candidate.batcher.check()
+        except RuntimeError as problem:
+            self.stop(str(problem))
+
     def release(self) -> Generation:
         """Gives the candidate away, to be served; closing the trial then leaves it alone."""
         self._closing = asyncio.create_task(asyncio.sleep(0))

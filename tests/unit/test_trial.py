@@ -31,8 +31,8 @@ LIMITS = Limits(max_errors=0.01, max_slower=1000.0, max_disagreement=0.05, least
 class Candidate:
     """A model that says its version, or what it is told to, when it is let."""
 
-    def __init__(self, version: int, says: str = "") -> None:
-        self.version, self.says = version, says
+    def __init__(self, version: int, says: str = "", delay_s: float = 0.0) -> None:
+        self.version, self.says, self.delay_s = version, says, delay_s
         self.open = threading.Event()
         self.open.set()
         self.failing = False
@@ -43,27 +43,30 @@ class Candidate:
 
     def predict(self, texts: list[str]) -> list[Any]:
         self.open.wait(20)
+        time.sleep(self.delay_s)
         self.seen += texts
+        if "die" in texts and self.version == 7:
+            raise SystemExit
         if self.failing and "first" not in texts:
             raise RuntimeError("secret of the candidate")
         return [Prediction([(self.says or str(self.version), 1.0)]) for _ in texts]
 
 
-def version(number: int, says: str = "") -> Loaded:
-    return replace(endpoints.loaded("sentiment", Candidate(number, says)), version=number)
+def version(number: int, says: str = "", delay_s: float = 0.0) -> Loaded:
+    return replace(endpoints.loaded("sentiment", Candidate(number, says, delay_s)), version=number)
 
 
 @contextlib.contextmanager
 def trying(
-    folder: Path, candidate: Loaded, mode: Any, share: float, champion: Loaded | None = None, **options: Any
+    folder: Path, candidate: Loaded, mode: Any, share: float, limits: Limits = LIMITS, **options: Any
 ) -> Iterator[tuple[endpoints.Endpoint, grpc.Channel, Trial]]:
     """An endpoint of version 6, with a candidate on trial as candidates.py begins it."""
-    with endpoints.serving([champion or version(6)], folder, **options) as endpoint:
+    with endpoints.serving([version(6)], folder, **options) as endpoint:
         slot = endpoint.server.slots["sentiment"]
 
         async def begin() -> Trial:
             generation = await slot.prepare(candidate, served=False)
-            plan = Rollout("id", candidate.version, 6, mode, share, LIMITS, began=0.0)
+            plan = Rollout("id", candidate.version, 6, mode, share, limits, began=0.0)
             slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
             return slot.trial
 
@@ -116,6 +119,44 @@ def test_a_canary_that_fails_is_stopped_at_once_and_the_champion_answers_all(tmp
         assert trial.count.stopped.startswith("errors: ")
         assert 4 <= len(codes) <= 25
         assert {call(channel)[0] for _ in range(50)} == {"6"}
+
+
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_a_candidate_that_is_far_slower_is_stopped(tmp_path: Path, mode: str):
+    limits = replace(LIMITS, max_slower=3.0, least_calls=20)
+    with trying(tmp_path, version(7, "6", delay_s=0.1), mode, 0.8, limits) as (_, channel, trial):
+        for _ in range(1000):
+            call(channel)
+            if trial.count.stopped:
+                break
+        assert eventually(lambda: trial.count.stopped)
+        assert trial.count.stopped.startswith("latency: ")
+
+
+def test_callers_of_a_canary_that_hangs_are_told_so_and_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("services.trial.PATIENCE_S", 0.2)
+    candidate = version(7)
+    with trying(tmp_path, candidate, "canary", 0.9, replace(LIMITS, least_calls=20)) as (_, channel, trial):
+        candidate.model.open.clear()
+        for number in range(30):
+            with contextlib.suppress(grpc.RpcError):
+                call(channel, timeout=0.1 if number % 2 else 10)  # half of them give up by themselves
+        assert trial.count.stopped.startswith("errors: ")
+        assert call(channel)[0] == "6"
+        candidate.model.open.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_candidate_whose_thread_dies_is_stopped_and_the_replica_lives_on(tmp_path: Path):
+    with trying(tmp_path, version(7), "shadow", 1.0) as (endpoint, channel, trial):
+        call(channel, text="die")
+        thread = trial.candidate.batcher._thread
+        thread.join(10)
+        endpoint.server.check()
+        endpoint.loop.call_soon_threadsafe(trial.check)
+        assert eventually(lambda: trial.count.stopped.endswith("has died"))
+        endpoint.run(endpoint.server.slots["sentiment"].end_trial())
+        assert call(channel)[0] == "6"
 
 
 def test_open_inference_takes_part_and_a_version_that_is_named_is_the_one_that_answers(tmp_path: Path):
