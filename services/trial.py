@@ -70,6 +70,7 @@ class Trial:
         self._rest = replace(champion, submit=functools.partial(ask, self._theirs))
         self._observer = champion.batcher.observe
         for work in (self._mine, self._theirs):
+            work.generation.batcher.weighs = True
             work.generation.batcher.observe = _weighed(work, work.generation.batcher.observe)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue()
         self._waiting_items = 0
@@ -106,12 +107,13 @@ class Trial:
     def release(self) -> Generation:
         """Gives the candidate away, to be served; closing the trial then leaves it alone."""
         self._closing = asyncio.create_task(asyncio.sleep(0))
+        self.candidate.batcher.weighs = False
         return self.candidate
 
     async def close(self) -> None:
         """Ends the trial, and the candidate's thread when it has answered what waits."""
         self._counters.shares[self.rollout.mode].set(0)
-        self._champion.batcher.observe = self._observer
+        self._champion.batcher.observe, self._champion.batcher.weighs = self._observer, False
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
@@ -212,7 +214,7 @@ def _weighed(work: Work, observe: Callable[[Batch], None] | None) -> Callable[[B
     def note(batch: Batch) -> None:
         if observe is not None:
             observe(batch)
-        if len(batch.calls) == 1 and batch.failure is None and not _failed(batch.results):
+        if len(batch.calls) == 1 and batch.cpu_s and batch.failure is None and not _failed(batch.results):
             work.figures.work.add(batch.cpu_s)
 
     return note
