@@ -65,6 +65,7 @@ def trying(
         slot = endpoint.server.slots["sentiment"]
 
         async def begin() -> Trial:
+            visits.current.set(visits.Visit("of-another-call", False, "", 0, None))
             generation = await slot.prepare(candidate, served=False)
             plan = Rollout("id", candidate.version, 6, mode, share, limits, began=0.0)
             slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
