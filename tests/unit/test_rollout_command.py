@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from eagerly import flags
 from eagerly.cli import main
+from eagerly.commands.rollout import Start
 from pipelines import registry, rollout, tracking
 from pipelines.policy import Limits, Role, Rollout, Tally, Times
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
 
 
@@ -174,6 +177,15 @@ def test_nonsense_in_the_tags_is_no_rollout(store: None, capsys: pytest.CaptureF
     assert "node-a" in shown and "node-b" not in shown
     registry.tag("sentiment", rollout.TAG, "{")
     assert "no rollout of sentiment runs" in eagerly("rollout status sentiment", capsys)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/rollout.md"])
+def test_what_users_are_told_to_type_is_understood(page: str):
+    text = (ROOT / page).read_text()
+    lines = [line.partition("#")[0].split() for line in text.splitlines() if line.startswith("eagerly rollout ")]
+    starts = [flags.parse(Start, words[3:], "eagerly rollout start") for words in lines if words[2] == "start"]
+    assert starts and all(0 < start.share() <= 1 for start in starts)
+    assert {words[2] for words in lines} >= {"start", "status", "promote"}
 
 
 def test_help_says_how(store: Any, capsys: pytest.CaptureFixture[str]):
