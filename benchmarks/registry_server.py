@@ -21,6 +21,8 @@ class Registry:
     def __init__(self) -> None:
         self.champions: dict[str, int] = {}
         self.versions: dict[tuple[str, int], dict[str, Any]] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+        self.is_read_only = False
         self.asked: Counter[str] = Counter()
         self.mode = ""
         self.port = ports.find("127.0.0.1", 0, "--port")
@@ -45,8 +47,9 @@ class Registry:
         self.versions[name, version] = facts
         self.champions[name] = version
 
-    def answer(self, path: str, name: str, version: str) -> tuple[int, str]:
+    def answer(self, path: str, asked: dict[str, str]) -> tuple[int, str]:
         """The status and body of an answer."""
+        name, version = asked.get("name", ""), asked.get("version", "")
         self.asked[path.rpartition("/mlflow/")[2]] += 1
         if self.mode == "hangs":
             time.sleep(30)
@@ -54,12 +57,18 @@ class Registry:
             return 500, "Internal Server Error"
         if self.mode in ("page", "empty"):
             return 200, {"page": "<html>Please log in</html>", "empty": "{}"}[self.mode]
+        if path.endswith("set-tag"):
+            if self.is_read_only:
+                return 403, json.dumps({"error_code": "PERMISSION_DENIED", "message": "read only"})
+            self.tags.setdefault(name, {})[asked["key"]] = asked["value"]
+            return 200, "{}"
         if path.endswith("registered-models/get"):
             if name not in self.champions:
                 return 404, json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"no {name}"})
             number = "0x7" if self.mode == "garbled" else str(self.champions[name])
             aliases = [{"alias": "champion", "version": number}]
             model = {"name": "other" if self.mode == "other" else name, "creation_timestamp": 1, "aliases": aliases}
+            model["tags"] = [{"key": key, "value": value} for key, value in self.tags.get(name, {}).items()]
             return 200, json.dumps({"registered_model": model})
         return 200, json.dumps({"model_version": self.versions[name, int(version)]})
 
@@ -75,15 +84,16 @@ class Registry:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked = parse_qs(urlparse(self.path).query)
+                words = {key: found[0] for key, found in parse_qs(urlparse(self.path).query).items()}
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or b"{}")
-                name, version = (asked.get(key, [body.get(key, "")])[0] for key in ("name", "version"))
-                status, text = registry.answer(urlparse(self.path).path, name, version)
+                status, text = registry.answer(urlparse(self.path).path, {**body, **words})
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+            do_POST = do_GET  # noqa: N815 - the name is http.server's
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -7,6 +7,7 @@ import sys
 VERBS = {
     "train": "train a task's model through Ray Train, log it to MLflow, register it",
     "models": "list, show, promote and roll back the registered versions",
+    "rollout": "try a version beside the champion, as a shadow or a canary; promote or abort",
     "serve": "serve the champions over gRPC",
     "predict": "call a served model",
     "tokens": "make the tokens that callers of an endpoint need",

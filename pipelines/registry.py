@@ -1,7 +1,8 @@
 """Versions and aliases of models in MLflow's registry."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Aim:
     """When the model was registered, in ms: made anew, it counts its versions anew."""
     champion: int | None
     """The version that is to serve."""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The tags of the registered model."""
 
 
 def register(
@@ -126,7 +129,15 @@ def aim(name: str) -> Aim | None:
     if model.name != name:
         raise RuntimeError(f"the registry was asked for the model {name!r} and answered with {model.name!r}")
     number = model.aliases.get(CHAMPION)
-    return Aim(int(model.creation_timestamp or 0), int(number) if number is not None else None)
+    return Aim(int(model.creation_timestamp or 0), int(number) if number is not None else None, dict(model.tags))
+
+
+def tag(name: str, key: str, value: str | None) -> None:
+    """Sets a tag of a registered model, or takes it away."""
+    if value is None:
+        _client().delete_registered_model_tag(name, key)
+    else:
+        _client().set_registered_model_tag(name, key, value)
 
 
 def read(name: str, number: int) -> Version:

@@ -52,6 +52,8 @@ class Batch:
     started: float = 0.0
     """When the computation began, on the clock of time.monotonic()."""
     compute_s: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time of the model's thread meanwhile; 0 unless the batcher weighs."""
     results: list[Any] = field(default_factory=list)
     """One for each input of the calls, in order; empty when the model failed."""
     inputs: list[Any] = field(default_factory=list)
@@ -88,6 +90,8 @@ class Batcher:
         self._max_waiting = max_waiting
         self.observe: Callable[[Batch], None] | None = None
         """Is told of each batch, on the event loop."""
+        self.weighs = False
+        """Whether batches are told their processor time, which takes microseconds to ask for."""
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
@@ -191,6 +195,8 @@ class Batcher:
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails this batch's calls and nothing else."""
         inputs = batch.inputs
+        weighs = self.weighs
+        before_s = time.thread_time() if weighs else 0.0
         batch.started = time.monotonic()
         try:
             for start in range(0, len(inputs), self._max_batch):
@@ -199,6 +205,8 @@ class Batcher:
         except Exception as error:
             batch.failure = error
         batch.compute_s = time.monotonic() - batch.started
+        if weighs:
+            batch.cpu_s = time.thread_time() - before_s
         self._learn(batch)
 
     def _learn(self, batch: Batch) -> None:

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from pipelines.sealed import Corrupt
 from services import models
+from services.candidates import Candidates
 from services.models import Loaded, Loader, Stored
+from services.seats import Told
 from services.server import Server
 from services.slots import Slot
 from services.store import State, Store
@@ -91,6 +93,8 @@ class Follower:
         self._store = store
         self._own = {one.service: one.task for one in stored}
         self._leash = Leash(store, poll_s)
+        self._candidates = Candidates(store, self._own, self._load)
+        self._server: Server | None = None
         self._refused: dict[str, tuple[Stored, float]] = {}
         self._complaints: dict[str, str] = {}
         self._users: list[int] = []
@@ -107,6 +111,7 @@ class Follower:
 
     async def follow(self, server: Server) -> None:
         """Follows from now on; to be called once all models answer."""
+        self._server = server
         await asyncio.to_thread(self._confirm, [slot.current.loaded for slot in server.slots.values()])
         self._task = asyncio.create_task(self._follow(server))
 
@@ -115,6 +120,8 @@ class Follower:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._server:
+            await self._candidates.close(self._server.slots.values())
         await asyncio.to_thread(self._leash.let_go)
         for descriptor in self._users:
             os.close(descriptor)
@@ -163,7 +170,7 @@ class Follower:
 
     async def _look(self, server: Server) -> None:
         """Takes up what is new; files are read on a thread, as a disk may be slow."""
-        state, wanted = await asyncio.to_thread(self._read)
+        told, state, wanted = await asyncio.to_thread(self._read)
         server.registry_up.set(state.up)
         for task, slot in server.slots.items():
             complaint = state.refused.get(task, "")
@@ -173,17 +180,24 @@ class Follower:
             stored = wanted[task]
             if stored and not _is(stored, slot.current.loaded) and not self._is_refused(stored):
                 await self._take(stored, slot)
+            await self._candidates.look(slot, told.get(task))
 
-    def _read(self) -> tuple[State, dict[str, Stored | None]]:
+    def _read(self) -> tuple[dict[str, Told], State, dict[str, Stored | None]]:
+        """Reads rollouts first: one that ended with its candidate as champion is gone only once that is current."""
         self._leash.hold()
+        told = self._candidates.told()
         found = {task: self._store.current(task) for task in self._own}
-        return self._store.state(), {task: one and replace(one, task=self._own[task]) for task, one in found.items()}
+        wanted = {task: one and replace(one, task=self._own[task]) for task, one in found.items()}
+        return told, self._store.state(), wanted
 
     async def _take(self, stored: Stored, slot: Slot) -> None:
         """Loads a model beside the one that answers and swaps them; one that fails changes nothing."""
         task = stored.service
         try:
-            await slot.swap(await asyncio.to_thread(self._load, stored))
+            if slot.trial and _is(stored, slot.trial.candidate.loaded):
+                await slot.adopt()
+            else:
+                await slot.swap(await asyncio.to_thread(self._load, stored))
         except Exception as problem:
             again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
             self._refused[task] = stored, again

@@ -76,6 +76,21 @@ ACCESS_LOG_DROPPED = Metric(
 ABSTAINED = Metric(
     "eagerly_abstained_total", "counter", ("service",), "Answers whose best score was below the least confidence asked."
 )
+ROLLOUT_CALLS = Metric(
+    "eagerly_rollout_calls_total", "counter", ("service", "role", "outcome"), "Calls counted for a rollout."
+)
+ROLLOUT_SECONDS = Metric(
+    "eagerly_rollout_duration_seconds", "histogram", ("service", "role"), "Time a model took for such a call.", _SECONDS
+)
+ROLLOUT_COMPARED = Metric(
+    "eagerly_rollout_compared_total", "counter", ("service",), "Calls whose answers by both models were compared."
+)
+ROLLOUT_AGREED = Metric(
+    "eagerly_rollout_agreed_total", "counter", ("service",), "Sum of their agreements, 0 to 1 each."
+)
+ROLLOUT_SHARE = Metric(
+    "eagerly_rollout_share", "gauge_livemax", ("service", "mode"), "Share of the calls that a candidate gets."
+)
 DRIFT_PSI = Metric(
     "eagerly_drift_psi", "gauge_livemax", ("service", "feature"), "Population stability index against validation."
 )
@@ -97,6 +112,11 @@ TABLE = (
     REGISTRY_UP,
     ACCESS_LOG_DROPPED,
     ABSTAINED,
+    ROLLOUT_CALLS,
+    ROLLOUT_SECONDS,
+    ROLLOUT_COMPARED,
+    ROLLOUT_AGREED,
+    ROLLOUT_SHARE,
 )
 DRIFT = (DRIFT_PSI, DRIFT_KS)
 """Gauges that are there only while there is something to say, and less than 0 when there no longer is."""

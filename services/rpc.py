@@ -32,7 +32,7 @@ class Rpc:
 
     async def _reply(self, body: bytes, deadline: float, context: Context) -> bytes:
         """Parses, predicts what can be predicted, and writes the reply."""
-        service, generation = self.service, self._slot.current
+        service, generation = self.service, self._slot.pick(context)
         context.set_trailing_metadata(generation.trailers)
         request = parse(service.request, body)
         if self._least and not request.HasField("min_confidence"):
@@ -40,7 +40,7 @@ class Rpc:
         inputs = service.decode_items(request, self._most_items)
         visits.count_items(len(inputs))
         good = [item for item in inputs if not isinstance(item, errors.BadInput)]
-        answers = await generation.batcher.submit(good, deadline) if good else []
+        answers = await generation.submit(good, deadline) if good else []
         if len(good) < len(inputs):
             predictions = iter(answers)
             answers = [item if isinstance(item, errors.BadInput) else next(predictions) for item in inputs]

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services import metrics, paths
 from services.batching import Batch, Batcher
@@ -13,10 +13,17 @@ from services.models import Loaded
 from services.options import Options
 from services.scaling import Meter
 
+if TYPE_CHECKING:
+    from services.door import Context
+    from services.trial import Trial
+
 log = logging.getLogger(__name__)
 
+Submit = Callable[[list[Any], float], Awaitable[list[Any]]]
+"""(inputs, deadline) to predictions, as Batcher.submit."""
 OUTCOMES = ("swapped", "refused")
 """What can come of a model that is to be put in place of another."""
+ROLES, MODES = ("champion", "candidate"), ("shadow", "canary")
 
 
 @dataclass(eq=False)
@@ -31,6 +38,8 @@ class Generation:
     """Provenance, as the trailing metadata of every reply."""
     info: metrics.Value
     """The gauge that says which model is served."""
+    submit: Submit
+    """Asks the model; during a rollout also counts, or has the call copied."""
     drift: Drift | None = None
     """Watches what the model is asked and says; None for a model without a reference."""
 
@@ -41,10 +50,23 @@ class Generation:
             await self.drift.close()
 
 
+class Counters:
+    """The metrics of a service's rollouts, there from the start."""
+
+    def __init__(self, name: str, figures: metrics.Metrics) -> None:
+        """Opens all of them."""
+        pairs = [(role, outcome) for role in ROLES for outcome in ("ok", "error")] + [("candidate", "dropped")]
+        self.calls = {pair: figures.value(metrics.ROLLOUT_CALLS, name, *pair) for pair in pairs}
+        self.seconds = {role: figures.histogram(metrics.ROLLOUT_SECONDS, name, role) for role in ROLES}
+        self.compared = figures.value(metrics.ROLLOUT_COMPARED, name)
+        self.agreed = figures.value(metrics.ROLLOUT_AGREED, name)
+        self.shares = {mode: figures.value(metrics.ROLLOUT_SHARE, name, mode) for mode in MODES}
+
+
 class Slot:
     """Holds the generation that answers now; all methods are for the event loop's thread.
 
-    A caller reads `current` and submits to it without waiting in between, so that no reply mixes two models.
+    A caller picks a generation and submits to it without waiting in between, so that no reply mixes two models.
     """
 
     def __init__(self, loaded: Loaded, options: Options, figures: metrics.Metrics) -> None:
@@ -58,7 +80,10 @@ class Slot:
         self._outcomes = {outcome: figures.value(metrics.SWAPS, self.name, outcome) for outcome in OUTCOMES}
         self._meter = Meter()
         self._swapping = asyncio.Lock()
+        self.counters = Counters(self.name, figures)
         self.current = self._generation(loaded)
+        self.trial: Trial | None = None
+        """The rollout of a candidate beside `current`, while one runs."""
 
     @property
     def waiting_count(self) -> int:
@@ -69,9 +94,27 @@ class Slot:
         """Gives the mean wait of calls in seconds, and the busy share of the model's time, since last asked."""
         return self._meter.read(self.waiting_count > 0)
 
+    def pick(self, context: "Context") -> Generation:
+        """Chooses what answers a call: the current model, or during a rollout perhaps the candidate."""
+        return self.current if self.trial is None else self.trial.pick(context)
+
+    def named(self, version: str) -> Generation | None:
+        """Finds what answers for a version, empty for the current one; None for one that is not here."""
+        if version in ("", str(self.current.loaded.version)):
+            return self.current
+        candidate = self.trial and self.trial.candidate
+        return candidate if candidate and version == str(candidate.loaded.version) else None
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions that are here, the current one first."""
+        here = [self.current] if self.trial is None else [self.current, self.trial.candidate]
+        return [str(generation.loaded.version) for generation in here]
+
     async def start(self) -> None:
         """Warms the first generation up and shows it; raises ValueError when the model refuses its own examples."""
         await self._warm_up(self.current)
+        self._serve(self.current)
         self._show(self.current, 1)
 
     async def swap(self, loaded: Loaded) -> None:
@@ -80,19 +123,45 @@ class Slot:
         Raises ValueError, and changes nothing, when the model refuses its own examples.
         """
         async with self._swapping:
-            following = self._generation(loaded)
-            try:
-                await self._warm_up(following)
-            except BaseException:
-                await following.close()
-                raise
-            before, self.current = self.current, following
-            self._show(before, 0)
-            self._show(following, 1)  # last: both may share gauges
-            await before.close()
+            following = await self.prepare(loaded, served=True)
+            ended = self._replace(following)
+            for generation in ended:
+                await generation.close()
+
+    async def adopt(self) -> None:
+        """Ends the rollout with its candidate, which is warm, as what answers from now on."""
+        async with self._swapping:
+            assert self.trial is not None
+            candidate = self.trial.release()
+            self._serve(candidate)
+            for generation in self._replace(candidate):
+                await generation.close()
+
+    async def prepare(self, loaded: Loaded, served: bool) -> Generation:
+        """Makes a generation and warms it up; one that is not to be served is kept out of the service's figures.
+
+        Raises ValueError, and leaves nothing behind, when the model refuses its own examples.
+        """
+        made = self._generation(loaded)
+        try:
+            await self._warm_up(made)
+        except BaseException:
+            await made.close()
+            raise
+        if served:
+            self._serve(made)
+        return made
+
+    async def end_trial(self) -> None:
+        """Ends the rollout without its candidate, which is then gone from memory."""
+        async with self._swapping:
+            trial, self.trial = self.trial, None
+            if trial:
+                await trial.close()
 
     async def close(self) -> None:
         """Answers what waits and ends the model's thread."""
+        await self.end_trial()
         async with self._swapping:
             await self.current.close()
 
@@ -104,16 +173,21 @@ class Slot:
         """Raises RuntimeError when the model's thread has died."""
         self.current.batcher.check()
 
+    def _replace(self, following: Generation) -> "list[Generation | Trial]":
+        """Puts a generation in place, all at once; returns what is to be closed."""
+        before, self.current = self.current, following
+        trial, self.trial = self.trial, None
+        self._show(before, 0)
+        self._show(following, 1)  # last: both may share gauges
+        return [before, trial] if trial else [before]
+
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options
         runner = paths.Runner(loaded.model)
         batcher = Batcher(runner, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting)
         labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
-        drift = None
-        if options.drift and loaded.reference is not None:
-            drift = Drift(self.name, loaded.model, loaded.reference, self._metrics)
         info = self._metrics.value(metrics.MODEL_INFO, *labels)
-        return Generation(loaded, batcher, runner, loaded.trailers, info, drift)
+        return Generation(loaded, batcher, runner, loaded.trailers, info, batcher.submit)
 
     async def _warm_up(self, generation: Generation) -> None:
         """Computes the model's own examples, alone and as a full batch, before callers and metrics see it."""
@@ -122,7 +196,6 @@ class Slot:
         full = (examples * count)[:count]
         await self._try_out(generation, full)
         await self._choose_path(generation, full)
-        generation.batcher.observe = self._observe if generation.drift is None else self._watch(generation.drift)
 
     async def _try_out(self, generation: Generation, full: list[Any]) -> None:
         for inputs in (full[:1], full):
@@ -145,7 +218,14 @@ class Slot:
         generation.info.set(value)
         self._metrics.value(metrics.PATH_INFO, self.name, generation.runner.choice.name).set(value)
 
-    def _observe(self, batch: Batch) -> None:
+    def _serve(self, generation: Generation) -> None:
+        """Has the batches of a generation counted in the service's figures, and its drift watched."""
+        loaded = generation.loaded
+        if self._options.drift and loaded.reference is not None:
+            generation.drift = Drift(self.name, loaded.model, loaded.reference, self._metrics)
+        generation.batcher.observe = self.observe if generation.drift is None else self._watch(generation.drift)
+
+    def observe(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""
         waits_s = [batch.started - call.submitted for call in batch.calls]
         self._queue.observe(waits_s)
@@ -157,7 +237,7 @@ class Slot:
         """Makes an observer that also has the drift looked at."""
 
         def observe(batch: Batch) -> None:
-            self._observe(batch)
+            self.observe(batch)
             drift.offer(batch)
 
         return observe

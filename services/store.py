@@ -7,6 +7,7 @@ $EAGERLY_HOME/models/<registry>/     a hash of the registry's address: two regis
         <version>-<digest>/          a model, complete or not at all
         current.json                 the version that the registry wants served; the watcher writes it
         good.json                    the version that answered its own examples last; replicas write it
+        rollout.json, seats/         a version on trial and what is counted of it; see seats.py
         users.lock                   held, shared, by every replica that serves the task
 """
 
@@ -86,9 +87,9 @@ class Store:
         """Removes a version that is damaged on disk, upon which the watcher fetches it anew."""
         shutil.rmtree(stored.folder, ignore_errors=True)
 
-    def tidy(self, task: str) -> None:
-        """Removes all but the latest versions; what is current or good stays."""
-        needed = {stored.folder for stored in (self.current(task), self.good(task)) if stored}
+    def tidy(self, task: str, *on_trial: Stored) -> None:
+        """Removes all but the latest versions; what is current, good or on trial stays."""
+        needed = {stored.folder for stored in (self.current(task), self.good(task), *on_trial) if stored}
         folders = [path for path in (self.folder / task).iterdir() if _FOLDER.fullmatch(path.name)]
         folders.sort(key=lambda path: (str(path) in needed, path.stat().st_mtime), reverse=True)
         for path in folders[KEPT_COUNT:]:
@@ -107,7 +108,7 @@ class Store:
     def tell(self, state: State) -> None:
         """Writes down what the watcher knows, unless it is known."""
         if state != self.state() or not (self.folder / "state.json").exists():
-            _replace(self.folder / "state.json", asdict(state))
+            replace_file(self.folder / "state.json", asdict(state))
 
     def use(self, task: str) -> int:
         """Marks a task as served, until the descriptor that is returned is closed or the process ends."""
@@ -139,7 +140,7 @@ class Store:
 
     def _write(self, stored: Stored, name: str) -> None:
         facts = {"version": stored.version, "run_id": stored.run_id, "digest": stored.digest}
-        _replace(self.folder / stored.service / name, facts)
+        replace_file(self.folder / stored.service / name, facts)
 
 
 def absolute(uri: str) -> str:
@@ -152,12 +153,8 @@ def absolute(uri: str) -> str:
     return str(Path(uri).resolve()) if not scheme and ("/" in uri or Path(uri).is_dir()) else uri
 
 
-def _plain(stored: Stored) -> Stored:
-    return Stored(stored.service, stored.folder, stored.version, stored.run_id, stored.digest)
-
-
-def _replace(path: Path, facts: dict[str, Any]) -> None:
-    """Writes a file beside its place and renames it."""
+def replace_file(path: Path, facts: dict[str, Any]) -> None:
+    """Writes facts as JSON into a file beside its place and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, rough = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(descriptor, "w") as file:
@@ -165,6 +162,10 @@ def _replace(path: Path, facts: dict[str, Any]) -> None:
         file.flush()
         os.fsync(descriptor)
     Path(rough).rename(path)
+
+
+def _plain(stored: Stored) -> Stored:
+    return Stored(stored.service, stored.folder, stored.version, stored.run_id, stored.digest)
 
 
 def _open(path: Path) -> int:

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from pipelines import artifact, registry, tasks, tracking
 from pipelines.registry import Aim, Version
+from services.conductor import Conductor
 from services.models import Stored
 from services.store import State, Store
 
@@ -76,6 +77,7 @@ class Watcher:
         self._reasons: dict[str, str] = {}
         self._stumbled = ""
         self._up: bool | None = None
+        self._conductor = Conductor(store, self._bring, sentence)
 
     def look(self) -> bool:
         """Asks the registry once for every task that is served; returns whether it answered."""
@@ -93,9 +95,16 @@ class Watcher:
         return not reason
 
     def _follow(self, task: str) -> None:
-        """Takes up the version that a task's alias names, unless it is here or was refused."""
+        """Asks what a task's model is to be, sees to its champion, and then to its rollout."""
         with within(self._call_s):
             aim = registry.aim(task)
+        self._lead(task, aim)
+        if aim is not None:
+            with within(DOWNLOAD_S):
+                self._conductor.look(task, aim)
+
+    def _lead(self, task: str, aim: Aim | None) -> None:
+        """Takes up the version that a task's alias names, unless it is here or was refused."""
         if aim is None or aim.champion is None:
             if task not in self._unnamed:
                 log.warning("%s has no champion in the registry; what serves serves on", task)
@@ -125,7 +134,11 @@ class Watcher:
         if self._reasons.pop(task, None):
             self._tell("")
         log.info("%s version %s is here, digest %s", task, stored.version, stored.digest[:12])
-        self._store.tidy(task)
+        self._store.tidy(task, *self._conductor.on_trial(task))
+
+    def _bring(self, task: str, number: int) -> Stored:
+        """Brings a version that is no champion yet."""
+        return bring(self._store, registry.read(task, number))
 
     def _refuse(self, task: str, aim: Aim, problem: Exception) -> None:
         """Notes why a version is not taken, once, and when to look at it again."""

@@ -72,7 +72,9 @@ class OpenInference:
     async def _infer(self, label: str, body: bytes, deadline: float, context: Context) -> bytes:
         """Checks a batch against its model's schema, predicts it and writes the reply."""
         request: pb.ModelInferRequest = rpc.parse(pb.ModelInferRequest, body)
-        generation = self._find(request.model_name, request.model_version, "model_name", "model_version")
+        slot, generation = self._find(request.model_name, request.model_version, "model_name", "model_version")
+        if not request.model_version:
+            generation = slot.pick(context)
         context.set_trailing_metadata(generation.trailers)
         conversion = generation.loaded.conversion
         tensors = arrays(request, conversion.schema, self._most_items)
@@ -81,7 +83,7 @@ class OpenInference:
         visits.count_items(len(inputs))
         answers = inputs
         if not any(isinstance(one, Exception) for one in inputs):
-            answers = await generation.batcher.submit(inputs, deadline)
+            answers = await generation.submit(inputs, deadline)
         bad = [(at, answer) for at, answer in enumerate(answers) if isinstance(answer, Exception)]
         if bad:
             raise _refusal(bad, [conversion.blame(inputs[at], problem) for at, problem in bad], request)
@@ -92,17 +94,21 @@ class OpenInference:
         self._models.get(label, self._unknown).figures.items[code_pb2.OK] += len(inputs)
         return written
 
-    def _find(self, name: str, wanted_version: str, name_field: str, version_field: str) -> Generation:
+    def _find(self, name: str, wanted_version: str, name_field: str, version_field: str) -> tuple[Slot, Generation]:
         """Finds the generation that answers for a model; raises NotFound for a model or a version that is not here."""
         slot = self._slots.get(name)
         if slot is None:
             problem = f"there is no model {shortened(name)} here; there are: {', '.join(sorted(self._slots))}"
             raise errors.NotFound(problem, name_field, Reason.UNKNOWN_MODEL)
-        served = str(slot.current.loaded.version)
-        if wanted_version not in ("", served):
-            problem = f"there is no version {shortened(wanted_version)} of {name} here; version {served} is served"
+        generation = slot.named(wanted_version)
+        if generation is None:
+            served, *tried = slot.versions
+            also = f", and version {tried[0]} is on trial" if tried else ""
+            problem = (
+                f"there is no version {shortened(wanted_version)} of {name} here; version {served} is served{also}"
+            )
             raise errors.NotFound(problem, version_field, Reason.UNKNOWN_MODEL)
-        return slot.current
+        return slot, generation
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
@@ -115,11 +121,12 @@ class OpenInference:
         return pb.ServerMetadataResponse(name="eagerly", version=self._version, extensions=[CLASSIFICATION])
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        loaded = self._find(request.name, request.version, "name", "version").loaded
+        slot, generation = self._find(request.name, request.version, "name", "version")
+        loaded = generation.loaded
         schema = loaded.conversion.schema
         return pb.ModelMetadataResponse(
             name=loaded.name,
-            versions=[str(loaded.version)],
+            versions=slot.versions,
             platform=PLATFORM,
             inputs=[_described(tensor) for tensor in schema.inputs],
             outputs=[_described(tensor) for tensor in schema.outputs],

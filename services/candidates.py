@@ -1,0 +1,103 @@
+"""A replica's part in rollouts: it tries what its node's watcher tells it to, and writes down what it has counted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pipelines.policy import Rollout, Tally
+from services import seats
+from services.models import Loader
+from services.seats import Count, Seat, Told
+from services.slots import Slot
+from services.store import Store
+from services.trial import Trial
+
+log = logging.getLogger(__name__)
+
+WRITE_S = 1.0
+"""Seconds between two writings of what was counted; what stops a candidate is written at once."""
+
+
+class Candidates:
+    """The rollouts of a replica's models, of which each has at most one."""
+
+    def __init__(self, store: Store, own: dict[str, str], load: Loader) -> None:
+        """Takes the folder of each task that is a user's own, empty for the others, and how a model is loaded."""
+        self._store = store
+        self._own = own
+        self._load = load
+        self._seats: dict[str, Seat] = {}
+        self._counts: dict[str, Count] = {}
+        self._written: dict[str, tuple[float, tuple[str, int, str] | None]] = {}
+
+    def told(self) -> dict[str, Told]:
+        """Reads the rollouts that run; blocks."""
+        found = {task: seats.told(self._store, task) for task in self._own}
+        return {task: one for task, one in found.items() if one and one.candidate and one.rollout.state == "running"}
+
+    async def look(self, slot: Slot, told: Told | None) -> None:
+        """Begins and ends a model's trial as told, and writes down what was counted."""
+        task, trial = slot.name, slot.trial
+        if trial:
+            trial.check()
+        if trial and (told is None or told.rollout.id != trial.rollout.id or trial.count.stopped):
+            await self._write(task, trial.count, now=True)
+            await slot.end_trial()
+        if told is None:
+            return
+        count = await self._count(task, told.rollout)
+        if slot.trial is None and not count.stopped and slot.current.loaded.version == told.rollout.champion:
+            await self._begin(slot, told, count)
+        await self._write(task, count, now=bool(count.stopped))
+
+    async def close(self, slots: Iterable[Slot]) -> None:
+        """Ends all trials and leaves the seats to other replicas."""
+        for slot in slots:
+            if slot.trial:
+                await self._write(slot.name, slot.trial.count, now=True)
+                await slot.end_trial()
+        for seat in self._seats.values():
+            seat.close()
+        self._seats.clear()
+
+    async def _begin(self, slot: Slot, told: Told, count: Count) -> None:
+        """Loads the candidate beside the model that answers; one that fails is not tried again."""
+        assert told.candidate is not None
+        stored = replace(told.candidate, task=self._own[slot.name])
+        try:
+            loaded = await asyncio.to_thread(self._load, stored)
+            candidate = await slot.prepare(loaded, served=False)
+        except Exception as problem:
+            log.exception("%s version %s cannot be tried", slot.name, stored.version)
+            count.stopped = f"it cannot be loaded: {' '.join(str(problem).split()) or type(problem).__name__}"
+            slot.count("refused")
+            return
+        if told.rollout.mode == "canary":
+            candidate.batcher.observe = slot.observe
+            candidate.info.set(1)
+        slot.trial = Trial(told.rollout, slot.current, candidate, count, slot.counters)
+        log.warning("%s version %s is tried as a %s", slot.name, stored.version, told.rollout.mode)
+
+    async def _count(self, task: str, rollout: Rollout) -> Count:
+        """Finds what was counted here of a rollout, also before this replica started."""
+        found = self._counts.get(task)
+        if found is None or found.id != rollout.id:
+            found = self._counts[task] = await asyncio.to_thread(self._sit, task, rollout)
+        return found
+
+    def _sit(self, task: str, rollout: Rollout) -> Count:
+        if task not in self._seats:
+            self._seats[task] = Seat(self._store, task)
+        return self._seats[task].count(rollout)
+
+    async def _write(self, task: str, count: Count, now: bool) -> None:
+        """Writes what was counted, if there is more of it than last time."""
+        tally = count.tally
+        state = count.id, tally.champion.calls + tally.candidate.calls + tally.dropped, count.stopped
+        at_s, before = self._written.get(task, (0.0, None))
+        if state != before and (now or time.monotonic() - at_s >= WRITE_S):
+            self._written[task] = time.monotonic(), state
+            snapshot = replace(count, tally=tally + Tally())  # for the thread, as counting goes on
+            await asyncio.to_thread(self._seats[task].write, snapshot)

@@ -1,0 +1,203 @@
+"""A replica takes a candidate up as it is told, judges it by itself, and knows after a restart what it knew."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import endpoints
+import pytest
+import registries
+from registries import eventually
+
+from eagerly.client import Client, Raw
+from pipelines.policy import Limits, Rollout
+from services import seats
+from services.follower import Follower
+from services.models import Stored
+from services.seats import Told
+from services.store import Store
+
+IMAGE = Raw(bytes(28 * 28), (28, 28))
+LIMITS = Limits(max_slower=1000.0, least_calls=100)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
+    """Classifiers whose labels tell their version: folder and digest of each."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    made = {}
+    for number in (1, 2):
+        labels = [f"v{number} {digit}" for digit in range(8 + number)]
+        made[number] = folder / str(number), registries.classifier(folder / str(number), labels)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store whose watcher is the test."""
+    made = Store(str(tmp_path / "home"), "http://nowhere.invalid")
+    lock = made.watch()
+    assert lock is not None
+    yield made
+    os.close(lock)
+
+
+@pytest.fixture
+def put(store: Store, artifacts: dict[int, tuple[Path, str]]) -> Callable[[int], Stored]:
+    """Puts a version into the store."""
+
+    def copy(number: int) -> Stored:
+        source, digest = artifacts[number]
+        folder = store.place("classifier", number, digest)
+        if not folder.exists():
+            shutil.copytree(source, folder)
+        return Stored("classifier", str(folder), number, f"run-{number}", digest)
+
+    return copy
+
+
+@contextlib.contextmanager
+def following(store: Store, folder: Path, given: Stored) -> Iterator[endpoints.Endpoint]:
+    """A replica as endpoint.py makes it, without Ray."""
+    store.publish(given)
+    follower = Follower(store, [given], poll_s=0.2)
+    with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
+        endpoint.run(follower.follow(endpoint.server))
+        try:
+            yield endpoint
+        finally:
+            endpoint.run(follower.close())
+
+
+def plan(mode: str = "canary", share: float = 0.5, id: str = "one") -> Rollout:
+    return Rollout(id, 2, 1, mode, share, LIMITS, began=0.0)  # type: ignore[arg-type]
+
+
+def served(endpoint: endpoints.Endpoint, calls: int = 40) -> set[str]:
+    """The versions that replies name; each has that version's labels."""
+    found = set()
+    with Client(endpoint.address) as client:
+        for _ in range(calls):
+            (result,) = client.classify([IMAGE])
+            assert result.labels[0].label.startswith(f"v{result.provenance.version} ")
+            found.add(str(result.provenance.version))
+    return found
+
+
+def has_candidate(endpoint: endpoints.Endpoint) -> bool:
+    return endpoint.server.slots["classifier"].trial is not None
+
+
+def test_a_canary_is_taken_up_and_ended_as_told(store: Store, put: Callable[[int], Stored], tmp_path: Path):
+    with following(store, tmp_path, put(1)) as endpoint:
+        assert served(endpoint) == {"1"}
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: has_candidate(endpoint))
+        assert served(endpoint) == {"1", "2"}
+        assert eventually(lambda: [one.tally.candidate.calls > 0 for one in counts(store)] == [True])
+        seats.tell(store, "classifier", None)
+        assert eventually(lambda: not has_candidate(endpoint))
+        assert served(endpoint) == {"1"}
+
+
+def counts(store: Store, id: str = "one") -> list[seats.Count]:
+    return seats.counts(store, "classifier", plan(id=id))
+
+
+def test_a_promotion_takes_the_warm_candidate(store: Store, put: Callable[[int], Stored], tmp_path: Path):
+    with following(store, tmp_path, put(1)) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: has_candidate(endpoint))
+        slot = endpoint.server.slots["classifier"]
+        assert slot.trial
+        warm = slot.trial.candidate
+        store.publish(put(2))
+        seats.tell(store, "classifier", None)
+        assert eventually(lambda: slot.current is warm)
+        assert served(endpoint) == {"2"}
+        assert eventually(lambda: not has_candidate(endpoint))
+
+
+def test_a_restarted_replica_takes_the_candidate_up_again_and_counts_on(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
+):
+    seats.tell(store, "classifier", Told(plan(), put(2)))
+    with following(store, tmp_path / "first", put(1)) as endpoint:
+        assert eventually(lambda: has_candidate(endpoint))
+        served(endpoint)
+    (before,) = counts(store)
+    assert before.tally.champion.calls + before.tally.candidate.calls == 40, "the last are written at the end"
+    with following(store, tmp_path / "second", put(1)) as endpoint:
+        assert eventually(lambda: has_candidate(endpoint))
+        assert served(endpoint) == {"1", "2"}
+    (after,) = counts(store)
+    assert after.tally.champion.calls + after.tally.candidate.calls == 80
+
+
+def test_a_replica_stops_by_itself_and_stays_stopped_after_a_restart(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
+):
+    seats.tell(store, "classifier", Told(plan("shadow", 1.0), put(2)))
+    with following(store, tmp_path / "first", put(1)) as endpoint:
+        assert eventually(lambda: has_candidate(endpoint))
+        served(endpoint, calls=110)
+        assert eventually(lambda: counts(store)[0].stopped.startswith("disagreement: 100.0%"))
+        assert eventually(lambda: not has_candidate(endpoint)), "its memory is free again"
+        assert served(endpoint) == {"1"}
+    with following(store, tmp_path / "second", put(1)) as endpoint:
+        time.sleep(1)
+        assert not has_candidate(endpoint)
+        seats.tell(store, "classifier", Told(plan(id="another"), put(2)))
+        assert eventually(lambda: has_candidate(endpoint)), "another rollout begins anew"
+
+
+def test_a_candidate_that_is_damaged_on_disk_is_not_tried_and_that_is_told(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
+):
+    damaged = put(2)
+    path = Path(damaged.folder) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with following(store, tmp_path, put(1)) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), damaged))
+        assert eventually(lambda: [one.stopped for one in counts(store)] != [])
+        assert counts(store)[0].stopped.startswith("it cannot be loaded: ")
+        assert not has_candidate(endpoint)
+        assert served(endpoint) == {"1"}
+
+
+def test_a_candidate_that_refuses_its_own_examples_is_not_tried(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipelines.classifier.model import Model
+
+    predict = Model.predict
+
+    def refuse(self: Model, inputs: list) -> list:
+        return [ValueError("not this")] * len(inputs) if len(self.description.labels) == 10 else predict(self, inputs)
+
+    monkeypatch.setattr(Model, "predict", refuse)
+    with following(store, tmp_path, put(1)) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: [one.stopped for one in counts(store)] != [])
+        assert "refuses its own examples: not this" in counts(store)[0].stopped
+        assert served(endpoint) == {"1"}
+
+
+def test_a_rollout_against_another_champion_waits_and_nonsense_on_the_disk_harms_nothing(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
+):
+    with following(store, tmp_path, put(1)) as endpoint:
+        seats.tell(store, "classifier", Told(replace(plan(), champion=9), put(2)))
+        (store.folder / "classifier" / "seats").mkdir(exist_ok=True)
+        (store.folder / "classifier" / "seats" / "5.json").write_text("{]")
+        time.sleep(1)
+        assert not has_candidate(endpoint)
+        (store.folder / "classifier" / "rollout.json").write_text('{"rollout": 1}')
+        time.sleep(0.5)
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: has_candidate(endpoint))
+        assert served(endpoint) == {"1", "2"}
