@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
 Work = Callable[[bytes, float, Context], Awaitable[bytes]]
 """(the request's bytes, when the caller gives up on the clock of time.monotonic(), the call) to the reply's bytes."""
-Guard = Callable[[str, Context], str | None]
-"""Says who calls, or raises Unauthenticated or Forbidden: (the path of the RPC, the call)."""
+Metadata = Sequence[tuple[str, str | bytes]]
+Guard = Callable[[str, Metadata], str | None]
+"""Says who calls, or raises Unauthenticated or Forbidden: (the path of the RPC, what the caller sent with the call)."""
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -34,6 +35,8 @@ class Keepers:
 
     figures: metrics.Metrics
     guard: Guard | None = None
+    certified: bool = False
+    """Whether callers bring certificates."""
     access_log: AccessLog | None = None
     traces: Traces | None = None
     request_ids: visits.RequestIds = field(default_factory=visits.RequestIds)
@@ -43,7 +46,7 @@ class Keepers:
         """Opens the access log and traces that are asked for; raises ValueError when the log's file cannot be."""
         access_log = AccessLog(options.access_log, options.log_payloads, figures) if options.access_log else None
         traces = Traces(options.otlp_endpoint, options.trace_ratio) if options.otlp_endpoint else None
-        return cls(figures, guard, access_log, traces)
+        return cls(figures, guard, options.client_ca is not None, access_log, traces)
 
     def close(self) -> None:
         """Writes and sends what is left of log and traces."""
@@ -65,6 +68,7 @@ class Door:
         self._guard = keepers.guard
         self._keepers = keepers
         self._watched = keepers.access_log is not None or keepers.traces is not None
+        self._asks = self._watched or self._guard is not None
         self.figures = Figures(*labels, keepers.figures)
 
     async def answer(self, body: bytes, context: Context) -> bytes:
@@ -72,13 +76,14 @@ class Door:
         started = time.monotonic()
         code, reply = code_pb2.UNKNOWN, b""
         self.figures.begin()
-        visit = self._welcome(body, context) if self._watched else None
+        left = context.time_remaining()
+        metadata: Metadata = context.invocation_metadata() or () if self._asks else ()  # type: ignore[assignment]
+        visit = self._welcome(body, left, metadata, context) if self._watched else None
         try:
             if self._guard is not None:
-                principal = self._guard(self._path, context)
+                principal = self._guard(self._path, metadata)
                 if visit is not None:
                     visit.principal = principal
-            left = context.time_remaining()
             reply = await self._work(body, float("inf") if left is None else started + left, context)
             code = code_pb2.OK
             if visit is not None:
@@ -102,14 +107,16 @@ class Door:
             if visit is not None:
                 self._note(visit, code, seconds, body, reply)
 
-    def _welcome(self, body: bytes, context: Context) -> visits.Visit:
+    def _welcome(self, body: bytes, left: float | None, metadata: Metadata, context: Context) -> visits.Visit:
         """Begins to note what the access log and traces tell of a call."""
         keepers = self._keepers
-        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())  # type: ignore[arg-type]
-        request_id, is_named = keepers.request_ids.of(metadata.get(visits.REQUEST_ID))
-        visit = visits.Visit(request_id, is_named, context.peer(), len(body), context.time_remaining())
+        given = dict(metadata)
+        request_id, is_named = keepers.request_ids.of(given.get(visits.REQUEST_ID))
+        visit = visits.Visit(request_id, is_named, context.peer(), len(body), left)
+        if keepers.certified:
+            visit.principal = _holder(context)
         if keepers.traces is not None:
-            visit.span = keepers.traces.begin(self._path[1:], metadata)
+            visit.span = keepers.traces.begin(self._path[1:], given)
         visits.current.set(visit)
         return visit
 
@@ -120,6 +127,13 @@ class Door:
             self._keepers.traces.end(visit, code)
         if self._keepers.access_log is not None:
             self._keepers.access_log.add(self._path[1:], visit, code, seconds, request, reply)
+
+
+def _holder(context: Context) -> str | None:
+    """Reads the first name in the caller's certificate, which TLS has verified."""
+    for name in context.peer_identities() or ():
+        return name.decode(errors="replace")
+    return None
 
 
 async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:

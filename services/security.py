@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from services import errors, tokens
-from services.door import Context
+from services.door import Metadata
 from services.options import Options
 from services.watched import Watched
 
@@ -63,9 +63,9 @@ class Guard:
         self._verified: dict[bytes, tokens.Grant] = {}
         self._needed: dict[str, frozenset[str]] = {}
 
-    def __call__(self, path: str, context: Context) -> str:
+    def __call__(self, path: str, metadata: Metadata) -> str:
         """Names the caller of the RPC of this path; raises Unauthenticated or Forbidden if it may not call it."""
-        grant = self.authenticate(context)
+        grant = self.authenticate(metadata)
         needed = self._needed.get(path)
         if needed is None:
             needed = self._needed[path] = tokens.needed(path)
@@ -73,9 +73,9 @@ class Guard:
             raise errors.Forbidden(f"this token does not permit {path.removeprefix('/')}")
         return grant.name
 
-    def authenticate(self, context: Context) -> tokens.Grant:
+    def authenticate(self, metadata: Metadata) -> tokens.Grant:
         """Finds what the caller may do; raises Unauthenticated for no token or one that is not valid."""
-        token = _bearer(context)
+        token = _bearer(metadata)
         if time.monotonic() >= self._check_at:
             self._refresh()
         digest = tokens.digest(token)
@@ -109,8 +109,8 @@ class Guard:
         return listed, None if self._jwks is None else self._jwks.current()
 
 
-def _bearer(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _bearer(metadata: Metadata) -> str:
+    for key, value in metadata:
         if key == "authorization":
             scheme, _, token = str(value).partition(" ")
             if scheme.lower() != "bearer" or not token:

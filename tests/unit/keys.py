@@ -33,10 +33,12 @@ class Issued:
         return paths
 
 
-def certificate(name: str, signer: Issued | None = None, days: tuple[float, float] = (-1, 1)) -> Issued:
-    """A certificate of `localhost` valid between two days from now; its own authority unless there is a signer."""
+def certificate(
+    subject_name: str, signer: Issued | None = None, days: tuple[float, float] = (-1, 1), name: str = "localhost"
+) -> Issued:
+    """A certificate for a name, valid between two days from now; its own authority unless there is a signer."""
     private = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject_name)])
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -46,7 +48,7 @@ def certificate(name: str, signer: Issued | None = None, days: tuple[float, floa
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + datetime.timedelta(days[0]))
         .not_valid_after(now + datetime.timedelta(days[1]))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
     )
     made = builder.sign(signer.private if signer else private, hashes.SHA256())

@@ -1,5 +1,6 @@
 """TLS on the gRPC port as clients see it, certificates that are replaced, and the probe port beside it."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +65,24 @@ def test_a_client_in_the_clear_does_not_connect(tmp_path: Path, authority: keys.
 def mutual(tmp_path_factory: pytest.TempPathFactory, authority: keys.Issued) -> Iterator[endpoints.Endpoint]:
     folder = tmp_path_factory.mktemp("mutual")
     (folder / "ca.crt").write_bytes(authority.cert)
-    with served(folder, authority, client_ca=folder / "ca.crt", probe_port=0) as running:
+    log = str(folder / "access.jsonl")
+    with served(folder, authority, client_ca=folder / "ca.crt", probe_port=0, access_log=log) as running:
         yield running
 
 
 def test_a_client_with_a_certificate_of_the_authority_is_answered(mutual: endpoints.Endpoint, authority: keys.Issued):
     with channel(mutual, authority.cert, keys.certificate("ann", authority)) as opened:
         assert analyze(opened)
+
+
+def test_the_access_log_names_the_holder_of_the_certificate(mutual: endpoints.Endpoint, authority: keys.Issued):
+    with channel(mutual, authority.cert, keys.certificate("ben", authority, name="ben.example")) as opened:
+        opened.unary_unary("/eagerly.v1.Sentiment/Analyze")(REQUEST, timeout=5, metadata=(("x-request-id", "bens"),))
+    log, ends, found = mutual.folder.parent / "access.jsonl", time.monotonic() + 10, []
+    while not found and time.monotonic() < ends:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        found = [line["principal"] for line in lines if line["request_id"] == "bens"]
+    assert found == ["ben.example"]
 
 
 def test_clients_without_a_certificate_or_with_a_bad_one_are_not_answered(
