@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import tracking
-from pipelines.journal import Reader
+from pipelines.journal import Event, Reader
 from pipelines.runs import Run
 from pipelines.settings import Launch
 
@@ -18,6 +18,15 @@ SETTINGS = {
     "RAY_worker_niceness": "0",
 }
 """Ray's own settings where we start it: silent beside the progress bar, and workers at a program's usual priority."""
+
+PULSE = (
+    ("running", "1 while a run trains, 0 once it has ended."),
+    ("step", "Steps that a run has taken."),
+    ("planned_steps", "Steps that a run takes unless it stops early."),
+    ("loss", "Mean training loss of the last step that was read."),
+    ("examples_per_second", "Training examples a second, over all workers."),
+)
+"""Gauges of a run, by task and run folder, and what each says."""
 
 
 def start_ray(launch: Launch, dashboard: bool = False, cores: int = 0) -> str:
@@ -97,14 +106,55 @@ def _work(settings: dict[str, Any]) -> None:
     place = loop.Place(rank, world, device, threads)
     for _, folder in settings["runs"]:
         run = runs.reopen(Path(folder))
-        journal = Journal(run.folder)
+        journal, pulse = Journal(run.folder), Pulse(run)
+
+        def emit(event: Event, journal: Journal = journal, pulse: Pulse = pulse) -> None:
+            journal.append(event)
+            pulse.beat(event)
+
         try:
-            loop.run(run.task, run.config, run.folder, place, journal.append, checkpoint_steps=settings["save"])
+            loop.run(run.task, run.config, run.folder, place, emit, checkpoint_steps=settings["save"])
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
             raise
         finally:
             journal.close()
+            pulse.stop()
+
+
+class Pulse:
+    """How far a run has come, as gauges on the metrics port of Ray that every node has (`ray_eagerly_training_...`).
+
+    Ray takes a worker's gauges away when the worker is gone.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Shows nothing before the first event, which rank 0 alone has."""
+        from ray.util.metrics import Gauge
+
+        self._labels = {"task": run.task.name, "run": run.folder.name}
+        self._gauges = {name: Gauge(f"eagerly_training_{name}", text, tuple(self._labels)) for name, text in PULSE}
+        self._begun = False
+
+    def beat(self, event: Event) -> None:
+        """Takes an event of the journal."""
+        self._begun = True
+        self._set("running", 1)
+        if event["event"] == "start":
+            self._set("step", event["step"])
+            self._set("planned_steps", event["steps"])
+        elif event["event"] == "steps":
+            self._set("step", event["first"] + len(event["losses"]))
+            self._set("loss", event["losses"][-1])
+            self._set("examples_per_second", event["examples_per_second"])
+
+    def stop(self) -> None:
+        """Says that the run has ended, in whatever way."""
+        if self._begun:
+            self._set("running", 0)
+
+    def _set(self, name: str, value: float) -> None:
+        self._gauges[name].set(value, self._labels)
 
 
 def _refusal(folder: Path) -> str | None:

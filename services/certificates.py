@@ -1,6 +1,7 @@
 """TLS on the gRPC port, with certificates that are replaced while connections live."""
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from services.watched import Watched
 CERT, KEY, CLIENT_CA = "--tls-cert", "--tls-key", "--client-ca"
 
 
-def credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
+def credentials(cert: Path, key: Path, client_ca: Path | None) -> tuple[grpc.ServerCredentials, Callable[[], float]]:
     """Builds credentials that new handshakes find renewed as soon as the files are; old connections live on.
+
+    Returns beside them what tells the end of the certificate in force, as Unix time, after a look at the files.
 
     client_ca: who must have signed the certificates of clients; without one, clients need none.
     Raises ValueError naming the flag of a file that is missing, malformed, expired, or does not fit the others.
@@ -30,14 +33,17 @@ def credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCre
         """Answers gRPC before each handshake: the new configuration, or None if it has not changed."""
         nonlocal given
         before, given = given, watched.current()
-        return None if given is before else given
+        return None if given is before else given[0]
 
-    return grpc.dynamic_ssl_server_credentials(given, fetch, require_client_authentication=client_ca is not None)
+    needs_client = client_ca is not None
+    made = grpc.dynamic_ssl_server_credentials(given[0], fetch, require_client_authentication=needs_client)
+    return made, lambda: watched.current()[1]
 
 
-def _configuration(chain: bytes, key: bytes, roots: bytes | None = None) -> Any:
-    """Checks the files against each other, so that only what works is handed to gRPC."""
-    certificate = _certificates(CERT, chain)[0]
+def _configuration(chain: bytes, key: bytes, roots: bytes | None = None) -> tuple[Any, float]:
+    """Checks the files against each other, so that only what works is handed to gRPC; says when the chain ends."""
+    certificates = _certificates(CERT, chain)
+    certificate, ends = certificates[0], min(one.not_valid_after_utc for one in certificates)
     if roots is not None:
         _certificates(CLIENT_CA, roots)
     _check_dates(CERT, certificate)
@@ -51,7 +57,7 @@ def _configuration(chain: bytes, key: bytes, roots: bytes | None = None) -> Any:
         raise ValueError(f"{KEY} is neither an RSA nor an elliptic-curve key, the kinds that gRPC takes")
     if _bytes(private.public_key()) != _bytes(certificate.public_key()):
         raise ValueError(f"{KEY} does not belong to the first certificate of {CERT}")
-    return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+    return grpc.ssl_server_certificate_configuration([(key, chain)], roots), ends.timestamp()
 
 
 def _certificates(flag: str, content: bytes) -> list[x509.Certificate]:

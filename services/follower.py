@@ -173,6 +173,7 @@ class Follower:
         told, state, wanted = await asyncio.to_thread(self._read)
         server.registry_up.set(state.up)
         for task, slot in server.slots.items():
+            slot.champion.set(task not in state.unnamed)
             complaint = state.refused.get(task, "")
             if complaint and complaint != self._complaints.get(task):
                 slot.count("refused")

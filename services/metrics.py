@@ -34,7 +34,7 @@ class Metric:
     """A row of the table."""
 
     name: str
-    kind: Literal["counter", "histogram", "gauge_livesum", "gauge_livemax"]
+    kind: Literal["counter", "histogram", "gauge_livesum", "gauge_livemax", "gauge_livemin"]
     """Gauges say how the live processes' values are put together; a dead process has none."""
     labels: tuple[str, ...]
     text: str
@@ -59,7 +59,7 @@ COMPUTE_SECONDS = Metric(
 )
 BATCH_SIZE = Metric("eagerly_batch_size", "histogram", ("service",), "Items computed together.", _ITEMS)
 IN_FLIGHT = Metric("eagerly_in_flight_requests", "gauge_livesum", ("service", "method"), "Calls being worked on now.")
-REPLICAS = Metric("eagerly_replicas", "gauge_livesum", (), "Replicas of this machine that serve, not those that drain.")
+REPLICAS = Metric("eagerly_replicas", "gauge_livesum", ("service",), "Replicas that serve, not those that drain.")
 MODEL_INFO = Metric(
     "eagerly_model_info", "gauge_livemax", ("service", "version", "run_id", "digest"), "1 for each model being served."
 )
@@ -70,6 +70,16 @@ SWAPS = Metric(
     "eagerly_model_swaps_total", "counter", ("service", "outcome"), "Models put in place of another, or refused."
 )
 REGISTRY_UP = Metric("eagerly_registry_up", "gauge_livemax", (), "0 while the registry of the models does not answer.")
+CHAMPION = Metric(
+    "eagerly_champion_present", "gauge_livemin", ("service",), "0 while the registry names no champion for the service."
+)
+REPLICAS_WANTED = Metric("eagerly_replicas_wanted", "gauge_livemax", ("service",), "Replicas that there should be.")
+CERTIFICATE_END = Metric(
+    "eagerly_certificate_expiry_timestamp_seconds",
+    "gauge_livemin",
+    (),
+    "When the certificate of the port ends.",
+)
 ACCESS_LOG_DROPPED = Metric(
     "eagerly_access_log_dropped_total", "counter", (), "Lines that a full or slow disk kept out of the access log."
 )
@@ -110,6 +120,8 @@ TABLE = (
     PATH_INFO,
     SWAPS,
     REGISTRY_UP,
+    CHAMPION,
+    REPLICAS_WANTED,
     ACCESS_LOG_DROPPED,
     ABSTAINED,
     ROLLOUT_CALLS,
@@ -119,7 +131,10 @@ TABLE = (
     ROLLOUT_SHARE,
 )
 DRIFT = (DRIFT_PSI, DRIFT_KS)
-"""Gauges that are there only while there is something to say, and less than 0 when there no longer is."""
+"""Gauges that are there only while there is something to say, and less than 0 when there no longer is.
+
+CERTIFICATE_END is there only where the port has a certificate.
+"""
 
 
 class Value:
@@ -168,7 +183,7 @@ class Metrics:
         with graves.locked(folder):
             graves.bury(folder)  # this process id may have been another's
             self._alive = graves.mark_alive(folder)
-            kinds = {metric.kind for metric in TABLE}
+            kinds = {metric.kind for metric in (*TABLE, *DRIFT, CERTIFICATE_END)}
             self._files = {kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in kinds}
         self.value(ACCESS_LOG_DROPPED)  # there from the start, like the others
 

@@ -1,6 +1,7 @@
 """Who may call an endpoint: TLS on its port, and bearer tokens or JWTs at its doors."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,17 +29,19 @@ class Security:
 
     credentials: grpc.ServerCredentials | None
     guard: "Guard | None"
+    certificate_end: Callable[[], float] | None = None
+    """Says when the certificate in force ends, as Unix time; reads a file."""
 
 
 def of(options: Options) -> Security:
     """Reads every file that the options name; raises ValueError naming the flag of one that is not as it must be."""
-    credentials = None
+    credentials = certificate_end = None
     if options.tls_cert is not None and options.tls_key is not None:
         from services import certificates
 
-        credentials = certificates.credentials(options.tls_cert, options.tls_key, options.client_ca)
+        credentials, certificate_end = certificates.credentials(options.tls_cert, options.tls_key, options.client_ca)
     guard = Guard(options) if options.tokens is not None or options.jwks is not None else None
-    return Security(credentials, guard)
+    return Security(credentials, guard, certificate_end)
 
 
 class Guard:

@@ -8,6 +8,7 @@ from grpc import aio
 
 from services import health, metrics, reflection, scaling, security, transport
 from services.door import Keepers
+from services.expiry import Expiry
 from services.exposition import MetricsServer
 from services.memory import Memory
 from services.metrics import Metrics
@@ -35,7 +36,6 @@ class Server:
         self.registry_up = self._figures.value(metrics.REGISTRY_UP)
         self.registry_up.set(1)
         self.slots = {loaded.name: Slot(loaded, options, self._figures) for loaded in models}
-        self._replicas = self._figures.value(metrics.REPLICAS)
         self._security = security.of(options)
         self._keepers = keepers = Keepers.of(options, self._figures, self._security.guard)
         self._rpcs = [Rpc(one.service, self.slots[one.name], options, keepers) for one in models if one.service]
@@ -48,6 +48,9 @@ class Server:
         self._memory = Memory()
         self._down: set[str] = set()
         self._is_draining = False
+        self._expiry = None
+        if self._security.certificate_end is not None:
+            self._expiry = Expiry(self._security.certificate_end, self._figures.value(metrics.CERTIFICATE_END))
         self.port = options.port
 
     @property
@@ -85,19 +88,25 @@ class Server:
         if self._probe is not None:
             await self._probe.start()
         self._health.set(self._names(), health.SERVING)
-        self._replicas.set(1)
+        for slot in self.slots.values():
+            slot.replicas.set(1)
         self._memory.start()
+        if self._expiry is not None:
+            self._expiry.start()
 
     async def drain(self) -> None:
         """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
         self._is_draining = True
         self._open_inference.ready = False
         self._health.set(self._names(), health.NOT_SERVING)
-        self._replicas.set(0)
+        for slot in self.slots.values():
+            slot.replicas.set(0)
         await asyncio.sleep(NOTICE_S)
         self._health.close()
         await self._server.stop(self._options.drain_s)
         await self._memory.close()
+        if self._expiry is not None:
+            await self._expiry.close()
         for slot in self.slots.values():
             await slot.close()
         if self._probe is not None:
@@ -117,6 +126,11 @@ class Server:
         self._health.set(names, health.SERVING if is_up else health.NOT_SERVING)
         any_up = len(self._down) < len(self.slots)
         self._health.set(["", inference.SERVICE], health.SERVING if any_up else health.NOT_SERVING)
+
+    def want(self, replica_count: int) -> None:
+        """Notes how many replicas there should be, this one included."""
+        for slot in self.slots.values():
+            slot.wanted.set(replica_count)
 
     def check(self) -> None:
         """Raises RuntimeError when a model's thread has died."""

@@ -79,6 +79,11 @@ class Slot:
         self._batch_size = figures.histogram(metrics.BATCH_SIZE, self.name)
         self._outcomes = {outcome: figures.value(metrics.SWAPS, self.name, outcome) for outcome in OUTCOMES}
         self._meter = Meter()
+        self.champion = figures.value(metrics.CHAMPION, self.name)
+        self.champion.set(1)
+        self.replicas = figures.value(metrics.REPLICAS, self.name)
+        self.wanted = figures.value(metrics.REPLICAS_WANTED, self.name)
+        self.wanted.set(1)
         self._swapping = asyncio.Lock()
         self.counters = Counters(self.name, figures)
         self.current = self._generation(loaded)

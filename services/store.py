@@ -43,6 +43,8 @@ class State:
     """Why it is not up."""
     refused: dict[str, str] = field(default_factory=dict)
     """For a task whose wanted version was refused: which, and why."""
+    unnamed: list[str] = field(default_factory=list)
+    """Tasks for which the registry names no champion."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Watcher:
         if self._up != (not reason):
             self._up = not reason
             log.warning("the registry %s", f"is away, what serves serves on: {reason}" if reason else "answers")
-            self._tell(reason)
+        self._tell(reason)
         return not reason
 
     def _follow(self, task: str) -> None:
@@ -154,7 +154,7 @@ class Watcher:
     def _tell(self, reason: str) -> None:
         """Tells the replicas; the disk may be full, which must not end the watching."""
         try:
-            self._store.tell(State(not reason, reason, dict(self._reasons)))
+            self._store.tell(State(not reason, reason, dict(self._reasons), sorted(self._unnamed)))
         except OSError as problem:
             log.error("the state of the registry cannot be written: %s", problem)  # noqa: TRY400 - no traceback
 

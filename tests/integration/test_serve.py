@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -81,6 +82,17 @@ def test_two_replicas_share_the_port_and_one_scrape_covers_both(running: Running
         with Client(running.address) as client:
             client.classify([IMAGE])
     assert {requests_total(running) for _ in range(10)} == {before + 20}
+
+
+def test_prometheus_reads_how_many_replicas_there_are_and_should_be(running: Running):
+    def read(name: str) -> str:
+        text = urllib.request.urlopen(running.metrics).read().decode()
+        return re.findall(rf'^{name}{{service="classifier"}} (\S+)$', text, re.MULTILINE)[0]
+
+    until = time.monotonic() + 20
+    while read("eagerly_replicas_wanted") != "2.0" and time.monotonic() < until:
+        time.sleep(0.2)  # Serve says so when it asks after the replica's health
+    assert (read("eagerly_replicas"), read("eagerly_replicas_wanted")) == ("2.0", "2.0")
 
 
 def test_calls_survive_the_death_of_a_replica_and_its_gauges_vanish(running: Running):

@@ -138,6 +138,19 @@ def test_whether_the_registry_answers_and_what_it_holds_wrongly_is_in_the_metric
         assert served(endpoint) == 1
 
 
+def test_a_champion_that_the_registry_no_longer_names_is_in_the_metrics(
+    store: Store, publish: Callable[..., Stored], tmp_path: Path
+):
+    with following(store, tmp_path, publish(1)) as endpoint:
+        champion = "eagerly_champion_present{"
+        assert figure(endpoint, champion) == 1
+        store.tell(State(unnamed=["classifier"]))
+        assert eventually(lambda: figure(endpoint, champion) == 0, 5)
+        assert served(endpoint) == 1
+        store.tell(State())
+        assert eventually(lambda: figure(endpoint, champion) == 1, 5)
+
+
 def test_a_replica_that_starts_takes_what_is_current_not_what_it_was_told_at_deployment(
     store: Store, publish: Callable[..., Stored], tmp_path: Path
 ):

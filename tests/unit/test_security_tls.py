@@ -1,7 +1,9 @@
 """TLS on the gRPC port as clients see it, certificates that are replaced, and the probe port beside it."""
 
 import json
+import re
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eagerly.v1 import sentiment_pb2
-from services import security
+from services import expiry, security
 from services.options import Options
 
 REQUEST = sentiment_pb2.AnalyzeRequest(texts=["fine"]).SerializeToString()
@@ -121,6 +123,37 @@ def test_new_handshakes_see_the_new_certificate_and_old_connections_live_on(tmp_
         assert until(lambda: issuer_seen(running, following.cert))
         assert not issuer_seen(running, authority.cert)
         assert analyze(before)
+
+
+def test_the_end_of_the_certificate_is_in_the_metrics_and_follows_the_files(
+    tmp_path: Path, authority: keys.Issued, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(expiry, "LOOK_S", 0.05)
+    issued = keys.certificate("localhost", authority, days=(-1, 3))
+    with served(tmp_path, authority) as running:
+        today = shown_end(running)
+        assert today == pytest.approx(time.time() + 86_400, abs=60)
+        issued.write(tmp_path, "server")
+        assert until(lambda: shown_end(running) == issued.certificate.not_valid_after_utc.timestamp())
+
+
+def test_the_earliest_end_of_a_chain_counts_and_no_certificate_has_none(tmp_path: Path, authority: keys.Issued):
+    issued = keys.certificate("localhost", authority, days=(-1, 3))
+    (tmp_path / "chain.crt").write_bytes(issued.cert + authority.cert)
+    (tmp_path / "chain.key").write_bytes(issued.key)
+    files = {"tls_cert": tmp_path / "chain.crt", "tls_key": tmp_path / "chain.key"}
+    models = [endpoints.loaded("sentiment", endpoints.Gate())]
+    with endpoints.serving(models, tmp_path / "metrics", **files) as running:
+        assert shown_end(running) == authority.certificate.not_valid_after_utc.timestamp()
+    with endpoints.serving(models, tmp_path / "others") as running:
+        assert shown_end(running) is None
+
+
+def shown_end(running: endpoints.Endpoint) -> float | None:
+    """When the certificate ends, as Prometheus reads it."""
+    text = urllib.request.urlopen(running.metrics).read().decode()
+    found = re.findall(r"^eagerly_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)
+    return float(found[0]) if found else None
 
 
 def test_a_certificate_swapped_by_links_is_seen(tmp_path: Path, authority: keys.Issued):

@@ -207,9 +207,14 @@ def test_an_alias_that_is_taken_away_takes_nothing_away(registry: Registry, stor
     add(registry, tmp_path, 1)
     follow = Watcher(store)
     follow.look()
+    assert store.state().unnamed == []
     del registry.champions["parity"]
     assert follow.look()
     assert version(store) == 1
+    assert store.state().unnamed == ["parity"]
+    registry.champions["parity"] = 1
+    assert follow.look()
+    assert store.state().unnamed == []
 
 
 def test_a_version_that_is_damaged_or_gone_on_disk_comes_again(
@@ -240,6 +245,9 @@ def test_one_task_that_the_registry_talks_nonsense_about_does_not_hold_up_the_ot
     assert not follow.look()
     assert not follow.look()
     assert version(store) == 1
+    add(registry, tmp_path, 2)
+    assert not follow.look()
+    assert (version(store), store.state().up) == (2, False)
     os.close(descriptor)
 
 

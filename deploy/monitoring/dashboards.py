@@ -1,0 +1,277 @@
+"""Writes the Grafana dashboards: `python deploy/monitoring/dashboards.py deploy/monitoring/dashboards`.
+
+The JSON is what Grafana, the chart and the compose file read; it is made here so that a panel is one line.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WIDTH, HEIGHT, COLUMNS = 8, 8, 3
+"""Of a panel, in Grafana's grid of 24 columns."""
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+ENDPOINT = '{job=~"$job", service=~"$service"}'
+NODE = '{job=~"$job"}'
+RUN = '{task=~"$task", run=~"$run"}'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: a title, queries by legend, a unit of Grafana's, and what it tells."""
+
+    title: str
+    queries: dict[str, str]
+    unit: str
+    text: str
+    kind: str = "timeseries"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A choice at the top of a dashboard, filled from a label."""
+
+    name: str
+    query: str
+
+
+def _quantiles(metric: str) -> dict[str, str]:
+    """Asks for the latencies that half, most and nearly all calls stay below."""
+    buckets = f"sum by (service, le) (rate({metric}_bucket{ENDPOINT}[$__rate_interval]))"
+    return {
+        f"{{{{service}}}} p{share * 100:.0f}": f"histogram_quantile({share}, {buckets})" for share in (0.5, 0.95, 0.99)
+    }
+
+
+def _mean(metric: str) -> str:
+    rates = [f"sum by (service) (rate({metric}_{part}{ENDPOINT}[$__rate_interval]))" for part in ("sum", "count")]
+    return " / ".join(rates)
+
+
+def _by(labels: str, metric: str, labelled: str = ENDPOINT) -> str:
+    return f"sum by ({labels}) (rate({metric}{labelled}[$__rate_interval]))"
+
+
+ALERTS = Panel(
+    "Alerts", {"": 'ALERTS{alertname=~"Eagerly.+", alertstate="firing"}'}, "none", "What fires now.", "table"
+)
+SERVING = (
+    ALERTS,
+    Panel(
+        "Calls", {"{{service}} {{code}}": _by("service, code", "eagerly_requests_total")}, "reqps", "By status code."
+    ),
+    Panel(
+        "Failed calls",
+        {
+            "{{service}} 5 min": f"service:eagerly_request_errors:ratio_rate5m{ENDPOINT}",
+            "{{service}} 1 h": f"service:eagerly_request_errors:ratio_rate1h{ENDPOINT}",
+            "{{service}} 3 d": f"service:eagerly_request_errors:ratio_rate3d{ENDPOINT}",
+            "objective": "vector(0.001)",
+        },
+        "percentunit",
+        "Share of the calls that failed by the endpoint's own fault; 0.1 % in 30 days may.",
+    ),
+    Panel("Latency", _quantiles("eagerly_request_duration_seconds"), "s", "From a call to its reply."),
+    Panel("Queue time", _quantiles("eagerly_queue_duration_seconds"), "s", "How long calls wait for the model."),
+    Panel("Compute time", _quantiles("eagerly_compute_duration_seconds"), "s", "How long the model takes for a batch."),
+    Panel(
+        "Slow calls",
+        {"{{service}}": f"service:eagerly_request_slow:ratio_rate5m{ENDPOINT}", "objective": "vector(0.01)"},
+        "percentunit",
+        "Share of the calls that took longer than 0.25 s.",
+    ),
+    Panel("Batch size", {"{{service}}": _mean("eagerly_batch_size")}, "none", "Items computed together, on average."),
+    Panel(
+        "Calls in flight", {"{{service}}": f"sum by (service) (eagerly_in_flight_requests{ENDPOINT})"}, "none", "Now."
+    ),
+    Panel(
+        "Items", {"{{service}} {{code}}": _by("service, code", "eagerly_items_total")}, "cps", "By their own status."
+    ),
+    Panel(
+        "Replicas",
+        {
+            "{{service}}": f"sum by (service) (eagerly_replicas{ENDPOINT})",
+            "{{service}} wanted": f"max by (service) (eagerly_replicas_wanted{ENDPOINT})",
+        },
+        "none",
+        "That answer, and that there should be.",
+    ),
+    Panel(
+        "Certificate",
+        {"{{instance}}": f"(eagerly_certificate_expiry_timestamp_seconds{NODE} - time()) / 86400"},
+        "d",
+        "Days until the certificate of the gRPC port ends; nothing without TLS.",
+    ),
+    Panel(
+        "Access log lines dropped",
+        {"{{instance}}": _by("instance", "eagerly_access_log_dropped_total", NODE)},
+        "cps",
+        "By a full or slow disk.",
+    ),
+)
+MODELS = (
+    Panel(
+        "Models served",
+        {"": f"max by (service, version, run_id, digest) (eagerly_model_info{ENDPOINT})"},
+        "none",
+        "Version, MLflow run and digest.",
+        "table",
+    ),
+    Panel(
+        "Champion",
+        {"{{service}}": f"min by (service) (eagerly_champion_present{ENDPOINT})"},
+        "none",
+        "0 while the registry names none.",
+    ),
+    Panel("Registry", {"{{instance}}": f"eagerly_registry_up{NODE}"}, "none", "0 while MLflow does not answer."),
+    Panel(
+        "New models",
+        {
+            "{{service}} {{outcome}}": f"sum by (service, outcome) "
+            f"(increase(eagerly_model_swaps_total{ENDPOINT}[$__rate_interval]))"
+        },
+        "none",
+        "Put in place of another, or refused.",
+    ),
+    Panel(
+        "Drift, PSI",
+        {"{{service}} {{feature}}": f"max by (service, feature) (eagerly_drift_psi{ENDPOINT})"},
+        "none",
+        "Population stability index against the validation split; above 0.25 a distribution has changed.",
+    ),
+    Panel(
+        "Drift, KS",
+        {"{{service}} {{feature}}": f"max by (service, feature) (eagerly_drift_ks{ENDPOINT})"},
+        "none",
+        "Kolmogorov-Smirnov distance from the validation split.",
+    ),
+    Panel(
+        "Abstentions",
+        {"{{service}}": f"{_by('service', 'eagerly_abstained_total')} / {_by('service', 'eagerly_items_total')}"},
+        "percentunit",
+        "Share of the items whose best score was below the least confidence asked.",
+    ),
+    Panel("Compute time", {"{{service}}": _mean("eagerly_compute_duration_seconds")}, "s", "For a batch, on average."),
+)
+TRAINING = (
+    Panel(
+        "Progress",
+        {
+            "{{run}}": f"max by (task, run) (ray_eagerly_training_step{RUN})"
+            f" / max by (task, run) (ray_eagerly_training_planned_steps{RUN})"
+        },
+        "percentunit",
+        "Steps taken, of those planned.",
+    ),
+    Panel(
+        "Training loss", {"{{run}}": f"max by (task, run) (ray_eagerly_training_loss{RUN})"}, "none", "As last read."
+    ),
+    Panel(
+        "Speed",
+        {"{{run}}": f"max by (task, run) (ray_eagerly_training_examples_per_second{RUN})"},
+        "cps",
+        "Training examples a second, over all workers.",
+    ),
+    Panel("Running", {"{{run}}": f"max by (task, run) (ray_eagerly_training_running{RUN})"}, "none", "0 once ended."),
+    Panel(
+        "Ray Train's controller",
+        {
+            "{{ray_train_run_name}} {{ray_train_controller_state}}": "max by (ray_train_run_name, "
+            "ray_train_controller_state) (ray_train_controller_state) > 0"
+        },
+        "none",
+        "The state that it is in.",
+    ),
+    Panel("CPU of the nodes", {"{{instance}}": "ray_node_cpu_utilization"}, "percent", "In use."),
+    Panel("Memory of the nodes", {"{{instance}}": "ray_node_mem_used / ray_node_mem_total"}, "percentunit", "In use."),
+    Panel(
+        "GPUs of the nodes", {"{{instance}} {{GpuIndex}}": "ray_node_gpus_utilization"}, "percent", "In use, if any."
+    ),
+)
+SERVED = (
+    Variable("job", "label_values(eagerly_model_info, job)"),
+    Variable("service", 'label_values(eagerly_model_info{job=~"$job"}, service)'),
+)
+TRAINED = (
+    Variable("task", "label_values(ray_eagerly_training_step, task)"),
+    Variable("run", 'label_values(ray_eagerly_training_step{task=~"$task"}, run)'),
+)
+DASHBOARDS = {"serving": (SERVING, SERVED), "models": (MODELS, SERVED), "training": (TRAINING, TRAINED)}
+
+
+def main(folder: Path) -> None:
+    """Writes every dashboard into a folder."""
+    for name in DASHBOARDS:
+        (folder / f"{name}.json").write_text(render(name))
+
+
+def render(name: str) -> str:
+    """Gives a dashboard as Grafana's JSON."""
+    panels, variables = DASHBOARDS[name]
+    board = {
+        "uid": f"eagerly-{name}",
+        "title": f"eagerly: {name}",
+        "tags": ["eagerly"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "timezone": "browser",
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "annotations": {"list": []},
+        "templating": {"list": [_datasource(), *map(_variable, variables)]},
+        "panels": [_panel(number, panel) for number, panel in enumerate(panels)],
+    }
+    return json.dumps(board, indent=2) + "\n"
+
+
+def _panel(number: int, panel: Panel) -> dict[str, Any]:
+    table = panel.kind == "table"
+    targets = [
+        {
+            "refId": chr(ord("A") + at),
+            "datasource": SOURCE,
+            "expr": query,
+            "legendFormat": legend or "__auto",
+            "instant": table,
+            "range": not table,
+            "format": "table" if table else "time_series",
+        }
+        for at, (legend, query) in enumerate(panel.queries.items())
+    ]
+    return {
+        "id": number + 1,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.text,
+        "datasource": SOURCE,
+        "gridPos": {"x": number % COLUMNS * WIDTH, "y": number // COLUMNS * HEIGHT, "w": WIDTH, "h": HEIGHT},
+        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
+        "options": {},
+        "targets": targets,
+    }
+
+
+def _datasource() -> dict[str, Any]:
+    return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+
+
+def _variable(variable: Variable) -> dict[str, Any]:
+    return {
+        "name": variable.name,
+        "type": "query",
+        "datasource": SOURCE,
+        "query": {"query": variable.query, "refId": variable.name},
+        "definition": variable.query,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "refresh": 2,
+        "sort": 1,
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
