@@ -6,7 +6,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: demo test check bench nightly stubs lock
+.PHONY: demo test check bench nightly stubs lock images dashboards
 
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
@@ -29,6 +29,12 @@ bench: .venv/dev
 
 nightly: .venv/dev
 	$(PY) -m benchmarks.nightly
+# With docker, podman or buildah: PREFIX=registry.example.org/team/ TAG=1.2.3 make images
+images:
+	deploy/images.sh
+
+dashboards:
+	$(PYTHON) deploy/monitoring/dashboards.py deploy/monitoring/dashboards
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto
@@ -38,6 +44,8 @@ stubs: .venv/dev
 lock: .venv/uv
 	.venv/bin/uv pip compile -q pyproject.toml --extra cluster --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 -o requirements.lock
+	.venv/bin/uv pip compile -q pyproject.toml -c requirements.lock --generate-hashes --no-annotate --no-header \
+	    --python-version 3.11 -o requirements-client.lock
 	.venv/bin/uv pip compile -q pyproject.toml --extra cluster --extra dev -c requirements.lock --generate-hashes \
 	    --no-annotate --no-header --python-version 3.11 -o requirements-dev.lock
 
