@@ -52,7 +52,8 @@ def _component(one: Distribution, hashes: list[str]) -> dict[str, Any]:
     name, version = _name(one), one.version
     place = f"pkg:pypi/{name}@{version}"
     component: dict[str, Any] = {"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place}
-    licence = one.metadata.get("License-Expression") or one.metadata.get("License") or ""
+    told: Any = one.metadata
+    licence = told.get("License-Expression") or told.get("License") or ""
     if licence and "\n" not in licence and len(licence) < 100:
         component["licenses"] = [{"license": {"name": licence}}]
     if hashes:
