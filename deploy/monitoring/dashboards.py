@@ -152,6 +152,13 @@ MODELS = (
         "percentunit",
         "Share of the items whose best score was below the least confidence asked.",
     ),
+    Panel(
+        "How models are run",
+        {"": f"max by (service, path) (eagerly_model_path_info{ENDPOINT})"},
+        "none",
+        "The fastest way that gave a model's own answers.",
+        "table",
+    ),
     Panel("Compute time", {"{{service}}": _mean("eagerly_compute_duration_seconds")}, "s", "For a batch, on average."),
 )
 TRAINING = (
