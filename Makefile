@@ -29,6 +29,7 @@ bench: .venv/dev
 
 nightly: .venv/dev
 	$(PY) -m benchmarks.nightly
+
 # With docker, podman or buildah: PREFIX=registry.example.org/team/ TAG=1.2.3 make images
 images:
 	deploy/images.sh
