@@ -54,7 +54,7 @@ class Endpoint:
 
     async def check_health(self) -> None:
         """Raises when a model's thread has died, upon which Serve replaces the replica."""
-        self._server.want(serve.get_replica_context().world_size)
+        self._server.want(serve.get_replica_context().world_size or 1)  # none where the number follows the load
         self._server.check()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
