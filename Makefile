@@ -6,7 +6,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: demo test check bench nightly stubs lock
+.PHONY: demo test check bench nightly stubs lock chart check-tools test-kube
 
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
@@ -29,6 +29,18 @@ bench: .venv/dev
 
 nightly: .venv/dev
 	$(PY) -m benchmarks.nightly
+
+# The README of the chart, from its values.
+chart: .venv/dev
+	$(PY) helm/readme.py
+
+# The pinned Kubernetes tools: from $EAGERLY_KUBE where it is set, else by the usual installers.
+check-tools:
+	tests/kube/install-tools.sh
+
+# The chart on a control plane on loopback, with the real operator; says why where there is none.
+test-kube: .venv/dev
+	EAGERLY_CONTROL_PLANE=1 $(PY) -m pytest tests/kube
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto

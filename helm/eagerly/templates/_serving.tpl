@@ -8,10 +8,12 @@ applications:
     import_path: services.application:build
     args:
       tasks: {{ toJson $group.tasks }}
-      min_replicas: {{ $group.minReplicas }}
-      max_replicas: {{ $group.maxReplicas }}
+      scaling:
+        replicas: {{ $group.minReplicas }}
+        {{- if gt ($group.maxReplicas | int) ($group.minReplicas | int) }}
+        max_replicas: {{ $group.maxReplicas }}
+        {{- end }}
       cpus: {{ $group.cpu }}
-      gpus: {{ $group.gpu }}
       options:
         {{- include "eagerly.endpointOptions" (dict "root" $ "group" $group) | nindent 8 }}
     deployments:
