@@ -1,5 +1,5 @@
 {{/*
-What the Pods of one kind of Ray cluster may do: (dict "root" . "kind" "serving" "workers" "serving" "metrics" ports).
+What the Pods of one kind of Ray cluster may do: (dict "root" . "kind" "serving" "workers" "serving" "autoscaling" true).
 Among themselves they use ports that Ray draws; from elsewhere come the operator, Prometheus and, to training, jobs.
 */}}
 {{- define "eagerly.rayPolicies" }}
@@ -26,15 +26,8 @@ spec:
         - namespaceSelector:
             matchLabels:
               kubernetes.io/metadata.name: {{ $policy.monitoring.namespace }}
-        {{- if eq .kind "serving" }}
-        - podSelector:
-            matchLabels:
-              {{- include "eagerly.selector" (dict "root" $root "component" "test") | nindent 14 }}
-        {{- end }}
       ports:
-        {{- range .metrics }}
-        - {port: {{ . }}, protocol: TCP}
-        {{- end }}
+        - {port: 8080, protocol: TCP}
   {{- if $policy.egress.enabled }}
   egress:
     - to:
