@@ -13,6 +13,24 @@ from typing import Any
 from charts import Manifest, program, tools
 
 PORT = "27440"
+DISKS = """
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk-%d}
+spec:
+  capacity: {storage: 200Gi}
+  accessModes: [ReadWriteOnce, ReadWriteMany]
+  hostPath: {path: /nowhere}
+"""
+FOREIGN = {
+    "sigs.k8s.io/gateway-api@v1.4.0": ["config/crd/standard/*_grpcroutes.yaml", "config/crd/standard/*_backendtlspolicies.yaml"],
+    "github.com/cert-manager/cert-manager@v1.18.2": ["deploy/crds/crd-certificates.yaml"],
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": [
+        "example/prometheus-operator-crd/*_podmonitors.yaml",
+        "example/prometheus-operator-crd/*_prometheusrules.yaml",
+    ],
+}
+"""Go modules that bring the definitions of other projects' objects."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,24 @@ class Plane:
         """All objects of some kinds."""
         found: list[Manifest] = json.loads(self.kubectl("get", kinds, "-n", namespace, "-o", "json", *words))["items"]
         return found
+
+    def add_disks(self) -> None:
+        """Makes volumes for claims: nothing is ever written to them."""
+        self.kubectl("apply", "-f", "-", stdin="---".join(DISKS % number for number in range(24)))
+
+    def add_foreign_kinds(self) -> bool:
+        """Defines the Gateway API's, cert-manager's and Prometheus's kinds; False where their modules cannot be had."""
+        for module, patterns in FOREIGN.items():
+            asked = ["go", "mod", "download", "-json", module]
+            try:
+                found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=self.kubeconfig.parent)
+            except (OSError, subprocess.CalledProcessError):
+                return False
+            folder = Path(json.loads(found.stdout)["Dir"])
+            texts = [path.read_text() for pattern in patterns for path in folder.glob(pattern)]
+            plain = ["\n".join(line for line in text.splitlines() if "{{" not in line) for text in texts]
+            self.kubectl("apply", "--server-side", "-f", "-", stdin="\n---\n".join(plain))
+        return True
 
     def namespace(self, name: str) -> str:
         """Makes a namespace in which Pod Security `restricted` is enforced."""
