@@ -43,7 +43,9 @@ def build(args: dict[str, Any]) -> serve.Application:
         raise ValueError(f"args.tasks is {words!r}; it must list at least one task of {', '.join(tasks.TASKS)}")
     chosen = options(args.get("options") or {})
     if not chosen.poll_s:
-        raise ValueError("args.options.poll_s is 0; replicas of a config file get their models by looking at the registry")
+        raise ValueError(
+            "args.options.poll_s is 0; replicas of a config file get their models by looking at the registry"
+        )
     scaling = args.get("scaling") or {}
     _check("args.scaling", scaling, [field.name for field in fields(Scaling)])
     store = hosting.store()

@@ -151,7 +151,9 @@ class Follower:
             self._leash.hold()
             waited_s = time.monotonic() - began
             if waited_s > self._store.patience_s:
-                raise ValueError(f"no model of {task} has come from the registry within {waited_s:.0f} s: {self._why(task)}")
+                raise ValueError(
+                    f"no model of {task} has come from the registry within {waited_s:.0f} s: {self._why(task)}"
+                )
             if time.monotonic() > remind_at + REMIND_S:
                 remind_at = time.monotonic()
                 log.warning("%s waits for a model to come from the registry: %s", task, self._why(task))

@@ -37,4 +37,4 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
             yield plane
     finally:
         stub.kill()
-        stub.wait()
+        stub.communicate()

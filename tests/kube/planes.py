@@ -23,7 +23,10 @@ spec:
   hostPath: {path: /nowhere}
 """
 FOREIGN = {
-    "sigs.k8s.io/gateway-api@v1.4.0": ["config/crd/standard/*_grpcroutes.yaml", "config/crd/standard/*_backendtlspolicies.yaml"],
+    "sigs.k8s.io/gateway-api@v1.4.0": [
+        "config/crd/standard/*_grpcroutes.yaml",
+        "config/crd/standard/*_backendtlspolicies.yaml",
+    ],
     "github.com/cert-manager/cert-manager@v1.18.2": ["deploy/crds/crd-certificates.yaml"],
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": [
         "example/prometheus-operator-crd/*_podmonitors.yaml",

@@ -120,7 +120,7 @@ def test_serving_pods_probe_the_plaintext_port_and_keep_the_operators_liveness_p
     workers = [pod["spec"]["containers"][0] for name, pod in pods.items() if not name.endswith("/head")]
     assert len(workers) == 3
     for worker in workers:
-        assert worker["readinessProbe"]["grpc"] == {"port": 9100}
+        assert worker["readinessProbe"]["grpc"] == {"port": 9100, "service": ""}
         assert "livenessProbe" not in worker
 
 

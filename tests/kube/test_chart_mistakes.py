@@ -14,10 +14,16 @@ MISTAKES = {
     "a typo within security": ("security: {token: {source: none}}", "token"),
     "zero replicas": ("serving: {services: {sentiment: {minReplicas: 0}}}", "/serving/services/sentiment/minReplicas"),
     "negative replicas": ("serving: {together: {maxReplicas: -1}}", "/serving/together/maxReplicas"),
-    "replicas in words": ("serving: {services: {sentiment: {minReplicas: two}}}", "/serving/services/sentiment/minReplicas"),
+    "replicas in words": (
+        "serving: {services: {sentiment: {minReplicas: two}}}",
+        "/serving/services/sentiment/minReplicas",
+    ),
     "a truth in quotes": ('serving: {enabled: "yes"}', "/serving/enabled"),
     "a layout that is not there": ("serving: {layout: spilt}", "/serving/layout"),
-    "a port that needs a privilege": ("serving: {services: {sentiment: {port: 443}}}", "/serving/services/sentiment/port"),
+    "a port that needs a privilege": (
+        "serving: {services: {sentiment: {port: 443}}}",
+        "/serving/services/sentiment/port",
+    ),
     "a port beyond the last": ("serving: {probePort: 70000}", "/serving/probePort"),
     "memory without a unit": ("serving: {services: {sentiment: {memory: 3 GB}}}", "/serving/services/sentiment/memory"),
     "memory as a number": ("training: {head: {memory: 4}}", "/training/head/memory"),
@@ -36,8 +42,14 @@ MISTAKES = {
     "a Ray that the chart does not know": ("ray: {version: 2.40.0}", "/ray/version"),
     "a peer that is none": ("networkPolicy: {clients: [{namespace: shop}]}", "/networkPolicy/clients/0"),
     "a peer that is everybody": ("networkPolicy: {clients: [{}]}", "/networkPolicy/clients/0"),
-    "an S3 address without s3": ("tracking: {artifacts: {store: s3, s3: {uri: bucket/path}}}", "/tracking/artifacts/s3/uri"),
-    "a collector with a password": ("serving: {options: {otlpEndpoint: 'http://a:b@c'}}", "/serving/options/otlpEndpoint"),
+    "an S3 address without s3": (
+        "tracking: {artifacts: {store: s3, s3: {uri: bucket/path}}}",
+        "/tracking/artifacts/s3/uri",
+    ),
+    "a collector with a password": (
+        "serving: {options: {otlpEndpoint: 'http://a:b@c'}}",
+        "/serving/options/otlpEndpoint",
+    ),
     "a password in values": ("database: {internal: {password: hunter2}}", "password"),
     # what the chart sees
     "latest": ("image: {tag: latest}", "image.tag is latest"),

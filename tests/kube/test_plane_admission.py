@@ -64,7 +64,9 @@ def test_restricted_takes_every_pod_that_the_chart_describes(plane: Plane, space
 
 def test_restricted_refuses_the_same_pod_as_root(plane: Plane, space: str):
     template = pod_templates(rendered())["Deployment/eagerly-tracking"]
-    spec = {key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "securityContext")}
+    spec = {
+        key: value for key, value in template["spec"].items() if key not in ("priorityClassName", "securityContext")
+    }
     spec["containers"] = [{**spec["containers"][0], "securityContext": {"runAsUser": 0}}]
     text = yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": spec})
     output = plane.run("kubectl", "create", "-n", space, "--dry-run=server", "-f", "-", stdin=text)

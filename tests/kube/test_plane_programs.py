@@ -81,9 +81,7 @@ def test_secrets_are_made_once_and_then_stay(plane: Plane, account: dict[str, Pa
     assert not any(one.decode() in first.stdout + first.stderr for one in [*secrets, made["tokens"]["client"]])
 
 
-def test_the_certificate_that_is_made_serves_under_every_name(
-    plane: Plane, account: dict[str, Path], tmp_path: Path
-):
+def test_the_certificate_that_is_made_serves_under_every_name(plane: Plane, account: dict[str, Path], tmp_path: Path):
     program(plane, account["eagerly-secrets-hook"], "make_secrets.py", "tls")
     for name, content in held(plane, "eagerly-tls").items():
         (tmp_path / name).write_bytes(content)

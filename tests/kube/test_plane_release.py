@@ -1,5 +1,6 @@
 """A release from install to uninstall, with the real operator, in a namespace where `restricted` is enforced."""
 
+import json
 import time
 
 import pytest
@@ -30,11 +31,13 @@ def pods(plane: Plane, selector: str = "app.kubernetes.io/instance=eagerly") -> 
 
 def test_the_rayservice_becomes_ready(release: Plane):
     ready = eventually(
-        lambda: release.kubectl(
-            *("get", "rayservice", "eagerly-serving", "-n", SPACE),
-            *("-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'),
+        lambda: (
+            release.kubectl(
+                *("get", "rayservice", "eagerly-serving", "-n", SPACE),
+                *("-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'),
+            )
+            == "True"
         )
-        == "True"
     )
     assert ready
 
@@ -114,6 +117,20 @@ def test_a_rayjob_from_the_template_runs_to_its_end(release: Plane):
     assert {one["name"] for one in pod["containers"][0]["env"]} >= {"RAY_AUTH_TOKEN", "RAY_AUTH_MODE"}
 
 
+def test_an_upgrade_leaves_what_rays_autoscaler_has_made_of_training(release: Plane):
+    path = "/spec/workerGroupSpecs/0"
+    patch = [
+        {"op": "replace", "path": f"{path}/replicas", "value": 1},
+        {"op": "add", "path": f"{path}/scaleStrategy", "value": {"workersToDelete": ["gone"]}},
+    ]
+    target = ("rayclusters.ray.io", "eagerly-training", "-n", SPACE, "--field-manager", "autoscaler")
+    release.kubectl("patch", *target, "--type", "json", "-p", json.dumps(patch))
+    output = release.run("helm", "upgrade", "eagerly", str(CHART), "-n", SPACE, "--set", "tracking.workers=3")
+    assert output.returncode == 0, output.stderr
+    (cluster,) = [one for one in release.get("rayclusters", SPACE) if one["metadata"]["name"] == "eagerly-training"]
+    assert cluster["spec"]["workerGroupSpecs"][0]["replicas"] == 1
+
+
 def test_budgets_are_counted(release: Plane):
     values = "serving: {services: {sentiment: {minReplicas: 2, maxReplicas: 3}}}"
     words = ["upgrade", "eagerly", str(CHART), "-n", SPACE, "--wait", "--timeout", "200s", "--values", "-"]
@@ -124,12 +141,12 @@ def test_budgets_are_counted(release: Plane):
         (budget,) = release.get("poddisruptionbudgets", SPACE)
         return budget["status"].get("expectedPods") == 2 and budget["status"]["disruptionsAllowed"] == 1
 
-    assert eventually(counted), release.get("poddisruptionbudgets", SPACE)
+    assert eventually(counted, 180), release.get("poddisruptionbudgets", SPACE)
 
 
 def test_a_changed_image_makes_a_second_cluster_and_the_services_select_both(release: Plane):
     before = {one["metadata"]["name"] for one in pods(release, "app.kubernetes.io/component=serving")}
-    words = ["upgrade", "eagerly", str(CHART), "-n", SPACE, "--values", "-"]
+    words = ["upgrade", "eagerly", str(CHART), "-n", SPACE, "--force-conflicts", "--values", "-"]
     output = release.run("helm", *words, stdin="image: {tag: 0.1.1}")
     assert output.returncode == 0, output.stderr
 
@@ -147,7 +164,7 @@ def test_a_changed_image_makes_a_second_cluster_and_the_services_select_both(rel
 
 
 def test_a_rollback_goes_back(release: Plane):
-    output = release.run("helm", "rollback", "eagerly", "1", "-n", SPACE)
+    output = release.run("helm", "rollback", "eagerly", "1", "-n", SPACE, "--force-conflicts")
     assert output.returncode == 0, output.stderr
     (service,) = release.get("rayservices", SPACE)
     group = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]

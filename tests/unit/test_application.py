@@ -34,7 +34,11 @@ def test_replicas_wait_for_their_first_model_as_long_as_it_takes(tmp_path, monke
 def test_files_are_those_of_the_replicas_node_and_need_not_be_here():
     from services import application
 
-    files = {"tls_cert": "/etc/eagerly/tls/tls.crt", "tls_key": "/etc/eagerly/tls/tls.key", "tokens": "/etc/eagerly/t/t"}
+    files = {
+        "tls_cert": "/etc/eagerly/tls/tls.crt",
+        "tls_key": "/etc/eagerly/tls/tls.key",
+        "tokens": "/etc/eagerly/t/t",
+    }
     chosen = application.options({"host": "0.0.0.0", **files})
     assert str(chosen.tls_cert) == files["tls_cert"]
 

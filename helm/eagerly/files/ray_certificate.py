@@ -24,7 +24,9 @@ def main() -> None:
         names.append(x509.DNSName(os.environ["FQ_RAY_IP"]))
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ray")])
     ends = now + datetime.timedelta(days=LIFE_DAYS)
-    builder = x509.CertificateBuilder(authority.subject, subject, key.public_key(), x509.random_serial_number(), now, ends)
+    builder = x509.CertificateBuilder(
+        authority.subject, subject, key.public_key(), x509.random_serial_number(), now, ends
+    )
     certificate = builder.add_extension(x509.SubjectAlternativeName(names), False).sign(signing, hashes.SHA256())
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (PLACE / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -176,10 +176,13 @@ template:
         ports:
           - name: gcs-server
             containerPort: 6379
+            protocol: TCP
           - name: dashboard
             containerPort: 8265
+            protocol: TCP
           - name: metrics
             containerPort: 8080
+            protocol: TCP
         env:
           {{- include "eagerly.rayEnv" .root | nindent 10 }}
         resources:

@@ -88,6 +88,9 @@ drift: {{ $options.drift }}
   replicas: {{ $least }}
   minReplicas: {{ $least }}
   maxReplicas: {{ $most }}
+  # As the operator writes the list: else it would own it, and Helm 4 could not upgrade.
+  numOfHosts: 1
+  scaleStrategy: {}
   rayStartParams:
     num-cpus: {{ $group.cpu | quote }}
     object-store-memory: "200000000"
@@ -96,6 +99,9 @@ drift: {{ $options.drift }}
     metadata:
       labels:
         {{- include "eagerly.selector" $selector | nindent 8 }}
+      annotations:
+        # The operator leaves a Ray cluster as it is when only these numbers change; said here, they make a new one.
+        eagerly/replicas: "{{ $least }} to {{ $most }}"
     spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
@@ -124,16 +130,21 @@ drift: {{ $options.drift }}
           ports:
             - name: grpc
               containerPort: {{ $group.port }}
+              protocol: TCP
             - name: probe
               containerPort: {{ $serving.probePort }}
+              protocol: TCP
             - name: eagerly-metrics
               containerPort: {{ $serving.metricsPort }}
+              protocol: TCP
             - name: metrics
               containerPort: 8080
+              protocol: TCP
           # The operator's own probe would ask Ray Serve's proxy, which is off. Its liveness probe is good and stays.
           readinessProbe:
             grpc:
               port: {{ $serving.probePort }}
+              service: ""
             periodSeconds: 2
             timeoutSeconds: 2
             failureThreshold: 2

@@ -1,12 +1,31 @@
+{{/*
+What Ray's autoscaler has made of a group: (dict "root" . "name" "gpu"). It writes into the object that Helm made; an
+upgrade that wrote the least number of Pods again would end a run, and Helm 4 would refuse it.
+*/}}
+{{- define "eagerly.liveGroup" -}}
+{{- $cluster := lookup "ray.io/v1" "RayCluster" .root.Release.Namespace (printf "%s-training" (include "eagerly.fullname" .root)) -}}
+{{- range ($cluster.spec | default dict).workerGroupSpecs }}
+{{- if eq .groupName $.name }}
+{{- pick . "replicas" "scaleStrategy" | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The Pods of one group: (dict "root" . "name" "gpu" "group" group). */}}
 {{- define "eagerly.trainingGroup" -}}
 {{- $root := .root }}
 {{- $group := .group }}
 {{- $selector := dict "root" $root "component" "training-worker" }}
+{{- $live := include "eagerly.liveGroup" . | fromYaml }}
 - groupName: {{ .name }}
-  replicas: {{ $group.minReplicas }}
+  replicas: {{ max (min ($live.replicas | default $group.minReplicas) $group.maxReplicas) $group.minReplicas }}
   minReplicas: {{ $group.minReplicas }}
   maxReplicas: {{ $group.maxReplicas }}
+  numOfHosts: 1
+  {{- if hasKey $live "scaleStrategy" }}
+  scaleStrategy:
+    {{- toYaml $live.scaleStrategy | nindent 4 }}
+  {{- end }}
   rayStartParams:
     num-cpus: {{ $group.cpu | quote }}
     {{- if $group.gpu }}
@@ -44,6 +63,7 @@
           ports:
             - name: metrics
               containerPort: 8080
+              protocol: TCP
           env:
             {{- include "eagerly.rayEnv" $root | nindent 12 }}
           resources:
