@@ -62,7 +62,8 @@ def build(args: dict[str, Any]) -> serve.Application:
 def options(given: dict[str, Any]) -> Options:
     """Reads an endpoint's options; raises ValueError for one that there is not, or a value out of range."""
     _check("args.options", given, [field.name for field in fields(Options)])
-    return Options(**{name: Path(value) if name in FILES and value else value for name, value in given.items()})
+    files = {name: Path(value) for name, value in given.items() if name in FILES and value}
+    return Options(**{**given, **files})
 
 
 def _awaited(word: str) -> Stored:

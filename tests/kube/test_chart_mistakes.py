@@ -60,7 +60,7 @@ MISTAKES = {
         "nothing to install",
     ),
     "no service": (
-        "serving: {services: {classifier: {enabled: false}, sentiment: {enabled: false}, recommender: {enabled: false}}}",
+        "serving: {services: {classifier: &off {enabled: false}, sentiment: *off, recommender: *off}}",
         "no service under serving.services is enabled",
     ),
     "two services on one port": (

@@ -2,6 +2,8 @@
 
 import pytest
 
+from services.store import Store
+
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
 ASKED = {
     "tasks": ["sentiment"],
@@ -16,6 +18,7 @@ def test_a_config_file_describes_an_endpoint_that_scales():
 
     deployment = application.build(ASKED)._bound_deployment
     config = deployment._deployment_config.autoscaling_config
+    assert config is not None and deployment.ray_actor_options is not None
     assert (deployment.name, config.min_replicas, config.max_replicas) == ("endpoint", 1, 3)
     assert deployment.ray_actor_options["num_cpus"] == 2
 
@@ -26,7 +29,8 @@ def test_replicas_wait_for_their_first_model_as_long_as_it_takes(tmp_path, monke
     monkeypatch.setenv("EAGERLY_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     bound = application.build(ASKED)._bound_deployment
-    _, stored, _, store, *_ = bound.init_args
+    (stored,) = [one for one in bound.init_args if isinstance(one, list)]
+    (store,) = [one for one in bound.init_args if isinstance(one, Store)]
     assert [one.service for one in stored] == ["sentiment"]
     assert (store.home, store.uri, store.patience_s) == (str(tmp_path), "http://tracking:5000", float("inf"))
 

@@ -33,7 +33,7 @@ def check(task: str, address: str, metrics: str) -> str:
                 return f"{task} at {address} does not say SERVING; has it a champion? `eagerly train {task}` makes one"
             print(f"{task}: {predict(client, task)}", flush=True)
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as reply:
-            if f'eagerly_model_info{{digest="' not in (figures := reply.read().decode()):
+            if 'eagerly_model_info{digest="' not in (figures := reply.read().decode()):
                 return f"the metrics of {task} at {metrics} name no model in {len(figures)} characters"
     except (CallError, OSError) as problem:
         return f"{task} at {address}: {problem}"
