@@ -30,9 +30,11 @@ bench: .venv/dev
 nightly: .venv/dev
 	$(PY) -m benchmarks.nightly
 
-# The README of the chart, from its values.
+# What the chart has from elsewhere: its README from its values, rules and dashboards from deploy/monitoring.
 chart: .venv/dev
 	$(PY) helm/readme.py
+	cp deploy/monitoring/rules.yaml helm/eagerly/files/
+	cp deploy/monitoring/dashboards/*.json helm/eagerly/files/dashboards/
 
 # The pinned Kubernetes tools: from $EAGERLY_KUBE where it is set, else by the usual installers.
 check-tools:

@@ -125,7 +125,7 @@ drift: {{ $options.drift }}
       {{- include "eagerly.rayCertificate" (dict "root" $root "name" "serve") | nindent 6 }}
       containers:
         - name: ray-worker
-          image: {{ include "eagerly.image" (dict "root" $root "name" "serve") }}
+          image: {{ include "eagerly.image" (dict "root" $root "name" (ternary "serveCuda" "serve" (gt ($group.gpu | int) 0))) }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           ports:
             - name: grpc
