@@ -42,7 +42,7 @@ check-tools:
 
 # The chart on a control plane on loopback, with the real operator; says why where there is none.
 test-kube: .venv/dev
-	EAGERLY_CONTROL_PLANE=1 $(PY) -m pytest tests/kube
+	EAGERLY_CONTROL_PLANE=1 $(PY) -m pytest tests/kube/test_plane_*.py tests/kube/test_chart_programs.py
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto

@@ -52,7 +52,17 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "password").write_text("a%b")
     (folder / "password").chmod(0o644)
     initdb = shutil.which("initdb") or str(binaries / "initdb")
-    make = [initdb, "-D", str(folder / "data"), "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(folder / "password")]
+    make = [
+        initdb,
+        "-D",
+        str(folder / "data"),
+        "-U",
+        "mlflow",
+        "-A",
+        "scram-sha-256",
+        "--pwfile",
+        str(folder / "password"),
+    ]
     done = subprocess.run([*as_user, *make], capture_output=True, text=True, check=False, cwd="/")
     if done.returncode:
         pytest.skip(f"no Postgres on this machine: {done.stderr.strip()[-200:]}")
@@ -82,7 +92,9 @@ def mlflow(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for variable in container["env"]:
         value = variable.get("value")
-        environment[variable["name"]] = value if value is not None else secret[variable["valueFrom"]["secretKeyRef"]["key"]]
+        environment[variable["name"]] = (
+            value if value is not None else secret[variable["valueFrom"]["secretKeyRef"]["key"]]
+        )
     environment |= {"ARTIFACTS": str(folder / "artifacts"), "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini")}
     environment |= {"WORKERS": "1", "HOME": str(folder)}
     script = container["args"][0].replace("/tmp/", f"{folder}/").replace("--port 5000", f"--port {port}")
@@ -106,7 +118,9 @@ def mlflow(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def status(address: str, password: str = "", host: str = "eagerly-tracking:5000") -> int:
-    request = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host}
+    )
     if password:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"eagerly:{password}".encode()).decode())
     try:
@@ -118,7 +132,9 @@ def status(address: str, password: str = "", host: str = "eagerly-tracking:5000"
             return problem.code
 
 
-@pytest.mark.skipif(os.environ.get("EAGERLY_CONTROL_PLANE") != "1", reason="no control plane: `make test-kube` starts one")
+@pytest.mark.skipif(
+    os.environ.get("EAGERLY_CONTROL_PLANE") != "1", reason="no control plane: `make test-kube` starts one"
+)
 def test_mlflow_knows_its_users_and_its_names(mlflow: tuple[str, str]):
     address, password = mlflow
     assert status(address, password) == 200

@@ -132,7 +132,7 @@ def test_an_upgrade_leaves_what_rays_autoscaler_has_made_of_training(release: Pl
 
 
 def test_budgets_are_counted(release: Plane):
-    values = "serving: {services: {sentiment: {minReplicas: 2, maxReplicas: 3}}}"
+    values = "serving: {oldPodsSeconds: 5, services: {sentiment: {minReplicas: 2, maxReplicas: 3}}}"
     words = ["upgrade", "eagerly", str(CHART), "-n", SPACE, "--wait", "--timeout", "200s", "--values", "-"]
     output = release.run("helm", *words, stdin=values)
     assert output.returncode == 0, output.stderr
@@ -147,7 +147,7 @@ def test_budgets_are_counted(release: Plane):
 def test_a_changed_image_makes_a_second_cluster_and_the_services_select_both(release: Plane):
     before = {one["metadata"]["name"] for one in pods(release, "app.kubernetes.io/component=serving")}
     words = ["upgrade", "eagerly", str(CHART), "-n", SPACE, "--force-conflicts", "--values", "-"]
-    output = release.run("helm", *words, stdin="image: {tag: 0.1.1}")
+    output = release.run("helm", *words, stdin="{image: {tag: 0.1.1}, serving: {oldPodsSeconds: 15}}")
     assert output.returncode == 0, output.stderr
 
     def both() -> bool:

@@ -6,6 +6,7 @@ python call_services.py sentiment=eagerly-sentiment:9002,eagerly-sentiment-headl
 import os
 import sys
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from eagerly.client import CallError, Client, Query, Raw, Tls
@@ -35,8 +36,8 @@ def check(task: str, address: str, metrics: str) -> str:
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as reply:
             if 'eagerly_model_info{digest="' not in (figures := reply.read().decode()):
                 return f"the metrics of {task} at {metrics} name no model in {len(figures)} characters"
-    except (CallError, OSError) as problem:
-        return f"{task} at {address}: {problem}"
+    except (CallError, ValueError, OSError, HTTPException) as problem:
+        return f"{task} at {address}: {type(problem).__name__}: {problem}"
     return ""
 
 
