@@ -33,7 +33,7 @@ def main(words: list[str]) -> None:
 
     definitions, out = Path(words[0]), Path(words[1])
     out.mkdir(parents=True)
-    for path in (Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / VERSION).glob("*.json"):
+    for path in (Path(str(kubernetes_validate.__file__)).parent / "kubernetes-json-schema" / VERSION).glob("*.json"):
         schema = json.loads(path.read_text().replace('"/api/_definitions.json', '"_definitions.json'))
         schema.pop("$id", None)  # an address here would be looked up instead of the file
         (out / path.name).write_text(json.dumps(schema))
