@@ -7,6 +7,7 @@
           tasks: [sentiment]
           scaling: {replicas: 1, max_replicas: 3}
           cpus: 2
+          gpu: false
           options: {host: 0.0.0.0, port: 9002, insecure: true}
 
 MLFLOW_TRACKING_URI names the registry and EAGERLY_HOME the folder of models, the same on every node. Each replica
@@ -24,10 +25,11 @@ from pipelines import tasks
 from services import endpoint, hosting
 from services.models import Stored
 from services.options import Options
+from services.resources import Hardware, Resources
 from services.scaling import Scaling
 from services.store import Store
 
-ARGUMENTS = ("tasks", "options", "scaling", "cpus")
+ARGUMENTS = ("tasks", "options", "scaling", "cpus", "gpu")
 FILES = ("tls_cert", "tls_key", "client_ca", "tokens", "jwks")
 """Options that are files; they must be there on the nodes of replicas, not where the config is read."""
 
@@ -53,8 +55,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         chosen,
         [_awaited(word) for word in words],
         str(Path(tempfile.gettempdir()) / f"eagerly-metrics-{chosen.port}"),
-        Scaling(**scaling),
-        float(args.get("cpus", 1)),
+        Hardware(Scaling(**scaling), Resources(gpu=bool(args.get("gpu", False))), float(args.get("cpus", 1))),
         Store(store.home, store.uri, patience_s=float("inf")),
     )
 

@@ -21,6 +21,15 @@ def test_a_config_file_describes_an_endpoint_that_scales():
     assert config is not None and deployment.ray_actor_options is not None
     assert (deployment.name, config.min_replicas, config.max_replicas) == ("endpoint", 1, 3)
     assert deployment.ray_actor_options["num_cpus"] == 2
+    assert not deployment.ray_actor_options["num_gpus"]
+
+
+def test_a_config_file_may_ask_for_a_gpu_a_replica():
+    from services import application
+
+    options = application.build({**ASKED, "gpu": True})._bound_deployment.ray_actor_options
+    assert options is not None
+    assert options["num_gpus"] == 1
 
 
 def test_replicas_wait_for_their_first_model_as_long_as_it_takes(tmp_path, monkeypatch):
@@ -50,7 +59,7 @@ def test_files_are_those_of_the_replicas_node_and_need_not_be_here():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"replicas": 3}, "args has replicas; it may have tasks, options, scaling, cpus"),
+        ({"replicas": 3}, "args has replicas; it may have tasks, options, scaling, cpus, gpu"),
         ({"tasks": []}, "args.tasks is []; it must list at least one task of classifier, sentiment, recommender"),
         ({"tasks": ["sentimnet"]}, "unknown task 'sentimnet'"),
         ({"options": {"prot": 9000}}, "args.options has prot; it may have host, port"),

@@ -14,6 +14,7 @@ applications:
         max_replicas: {{ $group.maxReplicas }}
         {{- end }}
       cpus: {{ $group.cpu }}
+      gpu: {{ gt ($group.gpu | int) 0 }}
       options:
         {{- include "eagerly.endpointOptions" (dict "root" $ "group" $group) | nindent 8 }}
     deployments:
