@@ -2,7 +2,7 @@
 
 The chart's ports are those of every address of the machine, so this asks for a network of its own:
 
-    unshare -n sh -c 'ip link set lo up && EAGERLY_END_TO_END=1 make test-kube'
+    unshare -n tests/kube/alone.sh make test-kube
 """
 
 import os
