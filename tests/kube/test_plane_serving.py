@@ -54,13 +54,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if os.environ.get("EAGERLY_END_TO_END") != "1":
         pytest.skip("no control plane: EAGERLY_END_TO_END=1 gives it a real Ray cluster")
     folder = tmp_path_factory.mktemp("ray")
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    program = "from pipelines import registry; registry.names()"  # makes the tables, before two processes would
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": store}, check=True, capture_output=True)
     kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "EAGERLY_HOME": str(folder / "home"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": store,
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
