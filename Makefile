@@ -6,7 +6,7 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: demo test check bench nightly stubs lock images dashboards
+.PHONY: demo test check bench nightly stubs lock images dashboards chart check-tools test-kube
 
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
@@ -36,6 +36,20 @@ images:
 
 dashboards:
 	$(PYTHON) deploy/monitoring/dashboards.py deploy/monitoring/dashboards
+
+# What the chart has from elsewhere: its README from its values, rules and dashboards from deploy/monitoring.
+chart: .venv/dev
+	$(PY) helm/readme.py
+	cp deploy/monitoring/rules.yaml helm/eagerly/files/
+	cp deploy/monitoring/dashboards/*.json helm/eagerly/files/dashboards/
+
+# The pinned Kubernetes tools: from $EAGERLY_KUBE where it is set, else by the usual installers.
+check-tools:
+	tests/kube/install-tools.sh
+
+# The chart on a control plane on loopback, with the real operator; says why where there is none.
+test-kube: .venv/dev
+	EAGERLY_CONTROL_PLANE=1 $(PY) -m pytest tests/kube/test_plane_*.py tests/kube/test_chart_programs.py
 
 stubs: .venv/dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. proto/eagerly/v1/*.proto

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.3
 """Seconds between looks at the store."""
-WAIT_S = 120.0
-"""Seconds that a node without a model waits for its watcher to fetch it."""
+REMIND_S = 30.0
+"""Seconds between two lines of a log that say what a replica waits for."""
 AGAIN_S = 30.0
 """Seconds until a model is tried again that failed for another reason than being wrong, such as full memory."""
 RESTART_S = 5.0
@@ -146,15 +146,24 @@ class Follower:
         return self._load(self._wait(task))
 
     def _wait(self, task: str) -> Stored:
-        until = time.monotonic() + WAIT_S
+        began = remind_at = time.monotonic()
         while (found := self._store.current(task)) is None:
             self._leash.hold()
-            if time.monotonic() > until:
-                state = self._store.state()
-                why = state.refused.get(task) or state.reason or "the watcher has said nothing"
-                raise ValueError(f"no model of {task} has come from the registry within {WAIT_S:.0f} s: {why}")
+            waited_s = time.monotonic() - began
+            if waited_s > self._store.patience_s:
+                raise ValueError(
+                    f"no model of {task} has come from the registry within {waited_s:.0f} s: {self._why(task)}"
+                )
+            if time.monotonic() > remind_at + REMIND_S:
+                remind_at = time.monotonic()
+                log.warning("%s waits for a model to come from the registry: %s", task, self._why(task))
             time.sleep(LOOK_S)
         return replace(found, task=self._own[task])
+
+    def _why(self, task: str) -> str:
+        state = self._store.state()
+        said = state.refused.get(task) or state.reason
+        return said or f"it answers and names no champion; `eagerly train {task}` makes one"
 
     def _good(self, task: str) -> Stored | None:
         found = self._store.good(task)

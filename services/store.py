@@ -55,6 +55,8 @@ class Store:
     """The folder of state and caches, absolute."""
     uri: str
     """The registry's address; a file's is absolute."""
+    patience_s: float = 120.0
+    """Seconds that a replica without a model waits for one to come from the registry."""
 
     @property
     def folder(self) -> Path:

@@ -35,6 +35,8 @@ def missing(name: str) -> list[str]:
         lack.append(f"eagerly/v1/{name}_pb2_grpc.py (`make stubs`)")
     if f'"{name}"' not in _text(ROOT / "eagerly" / "commands" / "predict.py"):
         lack.append(f"`eagerly predict {name}` in eagerly/commands/predict.py")
+    if f"\n    {name}:\n" not in _text(ROOT / "helm" / "eagerly" / "values.yaml"):
+        lack.append(f"serving.services.{name} in helm/eagerly/values.yaml and values.schema.json")
     return lack
 
 
@@ -44,7 +46,7 @@ def test_a_task_lacks_nothing(name: str) -> None:
 
 
 def test_a_new_task_is_told_everything_it_lacks() -> None:
-    assert len(missing("translator")) == len(tasks.FILES) + 5
+    assert len(missing("translator")) == len(tasks.FILES) + 6
 
 
 def test_every_folder_with_the_four_files_is_on_the_list() -> None:

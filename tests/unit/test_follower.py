@@ -173,9 +173,9 @@ def test_a_replica_that_starts_on_a_damaged_version_takes_the_last_that_answered
 
 
 def test_a_replica_on_a_node_without_models_waits_for_the_watcher(
-    store: Store, publish: Callable[..., Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, publish: Callable[..., Stored], tmp_path: Path
 ):
-    monkeypatch.setattr("services.follower.WAIT_S", 0.5)
+    store = replace(store, patience_s=0.5)
     elsewhere = Stored("classifier", str(tmp_path / "elsewhere"), 1, "run-1", "0" * 64)
     with pytest.raises(ValueError, match="no model of classifier has come from the registry within"):
         Follower(store, [elsewhere], 0.2).load()

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Puts the pinned tools of the chart's tests into a cache: $EAGERLY_TOOLS, or ~/.cache/eagerly-tools.
+#
+# With EAGERLY_KUBE, a folder with an install-tools.sh of its own, that one installs everything, the control plane too.
+# Without it, Go's and Python's own installers bring Helm 4 and 3, kubeconform and its schemas; `make test-kube` then
+# says that there is no control plane.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+HELM=v4.3.1
+HELM3=v3.22.0
+KUBECONFORM=v0.8.0
+KUBERAY=v1.6.2
+SCHEMAS="kubernetes-validate==1.37.0"
+
+export TOOLS_DIR=${EAGERLY_TOOLS:-$HOME/.cache/eagerly-tools}
+kube=${EAGERLY_KUBE:-}
+[[ -n $kube || ! -x ../shared/kube/install-tools.sh ]] || kube=../shared/kube
+if [[ -n $kube ]]; then
+    if [[ ! -x $kube/install-tools.sh ]]; then
+        echo "make check-tools: EAGERLY_KUBE is $kube, and there is no install-tools.sh; unset it or name the right folder" >&2
+        exit 2
+    fi
+    exec "$kube/install-tools.sh"
+fi
+
+if ! command -v go >/dev/null; then
+    echo "make check-tools: Go is needed to install Helm and kubeconform; install it, or set EAGERLY_KUBE" >&2
+    exit 2
+fi
+mkdir -p "$TOOLS_DIR/bin"
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+install() { # install PROGRAM VERSION PACKAGE
+    local mark=$TOOLS_DIR/bin/.$1-$2
+    [[ -e $mark ]] && return
+    GOBIN=$work go install -trimpath -ldflags "-s -w" "$3@$2"
+    mv "$work/$(basename "$3")" "$TOOLS_DIR/bin/$1"
+    touch "$mark"
+}
+
+install helm "$HELM" helm.sh/helm/v4/cmd/helm
+install helm3 "$HELM3" helm.sh/helm/v3/cmd/helm
+install kubeconform "$KUBECONFORM" github.com/yannh/kubeconform/cmd/kubeconform
+if [[ ! -d $TOOLS_DIR/schemas ]]; then
+    python3 -m venv "$work/venv"
+    "$work/venv/bin/pip" install --quiet "$SCHEMAS" PyYAML
+    crds=$(go mod download -json "github.com/ray-project/kuberay/ray-operator@$KUBERAY" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    "$work/venv/bin/python" "$root/tests/kube/schemas.py" "$crds/config/crd/bases" "$TOOLS_DIR/schemas"
+fi
