@@ -1,5 +1,6 @@
 """Load on an endpoint from a compiled client: ghz for gRPC, wrk for HTTP."""
 
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,9 @@ from eagerly.v1 import classifier_pb2
 CLASSIFY = "eagerly.v1.Classifier.Classify"
 PROTOS = {"eagerly.v1": "eagerly/v1/{}.proto", "inference": "inference/open_inference.proto"}
 """Where the messages of a package are described, under proto/."""
+
+_KEPT: list[object] = []
+"""Temporary files that are needed until the process ends."""
 
 WRK_SCRIPT = """
 function init(args)
@@ -113,23 +117,24 @@ def run(
     command += ["--metadata", json.dumps(dict(metadata))] if metadata else []
     command += ["--connections", str(load.connections), "--concurrency", str(load.streams)]
     command += ["--duration", f"{seconds}s", "--duration-stop", "wait", "--format", "json", address]
-    with tempfile.NamedTemporaryFile(suffix=".binpb") as described:
-        _describe(call, Path(described.name))
-        command += ["--protoset", described.name]
-        report = json.loads(_output(command))
+    report = json.loads(_output([*command, "--protoset", _described(call)]))
     percentiles = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"] or ()}
     failed = report["count"] - report["statusCodeDistribution"].get("OK", 0)
     p50_ms, p99_ms = (percentiles.get(at, float("nan")) for at in (50, 99))
     return Figures(report["rps"], p50_ms, p99_ms, failed, report["count"])
 
 
-def _describe(call: str, described: Path) -> None:
-    """Compiles the messages of an RPC: ghz's own parser knows no `optional` fields in proto3."""
+@functools.cache
+def _described(call: str) -> str:
+    """Compiles the messages of an RPC, once: ghz's own parser knows no `optional` fields in proto3."""
     package, service, _ = call.rsplit(".", 2)
+    described = tempfile.NamedTemporaryFile(suffix=".binpb")  # noqa: SIM115 - open until the process ends
+    _KEPT.append(described)
     folders = ("-Iproto", f"-I{Path(next(iter(google.rpc.__path__))).parents[1]}")
     command = [sys.executable, "-m", "grpc_tools.protoc", *folders, "--include_imports"]
-    command += [f"--descriptor_set_out={described}", PROTOS[package].format(service.lower())]
+    command += [f"--descriptor_set_out={described.name}", PROTOS[package].format(service.lower())]
     subprocess.run(command, check=True)
+    return described.name
 
 
 def run_http(url: str, body: Path, content_type: str, load: Load, seconds: float) -> Figures:

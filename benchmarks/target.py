@@ -9,6 +9,7 @@ models are small and untrained. Prints a line of JSON, see Target, and serves un
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from services.memory import ENVIRONMENT
 
 SIDE = 28
 TASKS = ("classifier", "sentiment", "recommender")
@@ -41,7 +44,7 @@ class Target:
 def running(**settings: Any) -> Iterator[Target]:
     """Runs a server with these settings, and kills it at the end."""
     command = [sys.executable, "-m", "benchmarks.target", json.dumps(settings)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield Target(**json.loads(process.stdout.readline()))

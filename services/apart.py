@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ray import exceptions, serve
 from ray.serve.exceptions import RayServeException
 
-from services import errors, models
+from services import errors, memory, models
 from services.models import Loaded, Stored
 from services.resources import Hardware
 from services.server import Server
@@ -184,7 +184,7 @@ def application(stored: Stored, index: int, count: int, threads: int, hardware: 
     deployment = serve.deployment(
         name=f"{stored.service}-{index + 1}-of-{count}",
         num_replicas=1,
-        ray_actor_options=hardware.actor(),
+        ray_actor_options={**hardware.actor(), "runtime_env": {"env_vars": memory.ENVIRONMENT}},
         max_ongoing_requests=1000,
         max_constructor_retry_count=1,
         health_check_period_s=1,

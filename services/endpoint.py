@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import serve
 
-from services import models
+from services import memory, models
 from services.apart import Apart
 from services.follower import Follower
 from services.options import Options
@@ -90,7 +90,7 @@ def application(
     deployment = serve.deployment(
         name="endpoint",
         **_number(hardware.scaling),
-        ray_actor_options={**hardware.actor(light), "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={**hardware.actor(light), "runtime_env": {"env_vars": ONE_LOOP | memory.ENVIRONMENT}},
         max_surge_percent=100,
         max_constructor_retry_count=1,
         health_check_period_s=2,
