@@ -56,6 +56,9 @@ class NoFigures(door.Figures):
     def end(self, code: int, seconds: float) -> None:
         """Does nothing."""
 
+    def add_items(self, codes: dict[int, int]) -> None:
+        """Does nothing."""
+
 
 async def serve(folder: Path, collector: str, parts: list[str]) -> None:
     """Serves until the process is killed."""

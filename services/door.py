@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,9 +153,11 @@ class Figures:
         self._figures = figures
         self._labels = (service, method)
         self._loop = asyncio.get_running_loop()
-        self._ended: list[tuple[int, float]] = []
+        self._codes: dict[int, int] = {}
+        self._seconds: list[float] = []
         self._in_flight_count = 0
-        self.items: Counter[int] = Counter()
+        self._is_due = False
+        self.items: dict[int, int] = {}
         """Items of answered calls that are still to be counted, by their code."""
         self._opened: dict[tuple[str, int], metrics.Value] = {}
         self._in_flight = figures.value(metrics.IN_FLIGHT, service, method)
@@ -167,24 +168,38 @@ class Figures:
     def begin(self) -> None:
         """Notes that a call has come in."""
         self._in_flight_count += 1
-        self._in_flight.set(self._in_flight_count)
+        self._write_soon()
 
     def end(self, code: int, seconds: float) -> None:
-        """Notes that a call has ended, to be counted with the others of this turn of the loop."""
+        """Notes that a call has ended."""
         self._in_flight_count -= 1
-        if not self._ended:
-            self._loop.call_soon(self._flush)
-        self._ended.append((code, seconds))
+        self._codes[code] = self._codes.get(code, 0) + 1
+        self._seconds.append(seconds)
+        self._write_soon()
 
-    def _flush(self) -> None:
-        ended, self._ended = self._ended, []
-        items, self.items = self.items, Counter()
-        for code, count in Counter(code for code, _ in ended).items():
+    def add_items(self, codes: dict[int, int]) -> None:
+        """Notes the items of an answered call, by their code."""
+        for code, count in codes.items():
+            self.items[code] = self.items.get(code, 0) + count
+
+    def _write_soon(self) -> None:
+        """Has what this turn of the loop brings written at its end, all at once."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_due = False
+        self._in_flight.set(self._in_flight_count)
+        if not self._seconds:
+            return
+        codes, seconds, items = self._codes, self._seconds, self.items
+        self._codes, self._seconds, self.items = {}, [], {}
+        for code, count in codes.items():
             self._count(metrics.REQUESTS, code, count)
         for code, count in items.items():
             self._count(metrics.ITEMS, code, count)
-        self._duration.observe([seconds for _, seconds in ended])
-        self._in_flight.set(self._in_flight_count)
+        self._duration.observe(seconds)
 
     def _count(self, metric: metrics.Metric, code: int, amount: int) -> None:
         value = self._opened.get((metric.name, code))

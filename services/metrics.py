@@ -10,7 +10,6 @@ No label takes a value from a caller.
 
 import os
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +167,11 @@ class Histogram:
 
     def observe(self, values: Sequence[float]) -> None:
         """Counts values in their buckets, with one write for each bucket."""
-        for bucket, count in Counter(bisect_left(self._bounds, value) for value in values).items():
+        counts: dict[int, int] = {}
+        for value in values:
+            bucket = bisect_left(self._bounds, value)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in counts.items():
             self._buckets[bucket].add(count)
         self._total.add(sum(values))
 

@@ -47,7 +47,7 @@ class Rpc:
         reply, codes, abstained = service.encode_results(request, answers)
         if abstained:
             self._abstained.add(abstained)
-        self.door.figures.items.update(codes)
+        self.door.figures.add_items(codes)
         return reply
 
 

@@ -91,7 +91,7 @@ class OpenInference:
             model_name=generation.loaded.name, model_version=str(generation.loaded.version), id=request.id
         )
         written = response(reply, outputs, conversion.to_tensors(answers), bool(request.raw_input_contents))
-        self._models.get(label, self._unknown).figures.items[code_pb2.OK] += len(inputs)
+        self._models.get(label, self._unknown).figures.add_items({code_pb2.OK: len(inputs)})
         return written
 
     def _find(self, name: str, wanted_version: str, name_field: str, version_field: str) -> tuple[Slot, Generation]:
