@@ -1,6 +1,6 @@
 """The access log: a line of JSON for every call, written off the event loop.
 
-The loop appends lines to a bounded queue, and a thread writes many at once, some ten times a second. When the queue is
+The loop appends lines to a bounded queue, and a thread writes many at once, five times a second. When the queue is
 full because the disk is full or slow, lines are dropped and counted: calls never wait. The file is opened for
 appending, so replicas may share one, and opened anew when it was moved or removed, as logrotate does.
 """
@@ -21,7 +21,7 @@ from services.visits import Trailers, Visit
 
 MOST_BYTES = 16 * 1024 * 1024
 """What waits to be written at most; more is dropped."""
-PERIOD_S = 0.1
+PERIOD_S = 0.2
 CLOSE_S = 3.0
 """How long a slow disk may hold up the end of the process."""
 _FILE_CHUNK_BYTES, _PIPE_CHUNK_BYTES = 256 * 1024, 4096

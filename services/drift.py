@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_ITEMS = 16
 """Items of a batch that are looked at."""
-PAUSE_S = 0.1
+PAUSE_S = 0.25
 """Shortest time between two batches that are looked at."""
 SHARE = 0.01
 """Largest share of a core's time, whatever a feature costs: the more it does, the fewer batches are looked at."""

@@ -47,7 +47,8 @@ def of(options: Options) -> Security:
 class Guard:
     """Lets in whoever bears a token that permits the call; for the event loop's thread.
 
-    A token is verified once and then known by its SHA-256, until it ends or the files change.
+    A token is verified once, by its SHA-256 and in constant time, and what bore it is then known as it was sent, until
+    the token ends or the files change.
     """
 
     def __init__(self, options: Options) -> None:
@@ -63,7 +64,7 @@ class Guard:
             self._jwks = Watched({"--jwks": options.jwks}, parse)
         self._known = self._read()
         self._check_at = time.monotonic() + CHECK_S
-        self._verified: dict[bytes, tokens.Grant] = {}
+        self._verified: dict[str | bytes, tokens.Grant] = {}
         self._needed: dict[str, frozenset[str]] = {}
 
     def __call__(self, path: str, metadata: Metadata) -> str:
@@ -78,26 +79,25 @@ class Guard:
 
     def authenticate(self, metadata: Metadata) -> tokens.Grant:
         """Finds what the caller may do; raises Unauthenticated for no token or one that is not valid."""
-        token = _bearer(metadata)
         if time.monotonic() >= self._check_at:
             self._refresh()
-        digest = tokens.digest(token)
-        grant = self._verified.get(digest)
+        given = next((value for key, value in metadata if key == "authorization"), "")
+        grant = self._verified.get(given)
         if grant is None or time.time() >= grant.until:
-            grant = self._verify(token, digest)
+            self._verified.pop(given, None)
+            grant = self._verify(_bearer(str(given)))
+            if len(self._verified) >= MOST_VERIFIED:
+                self._verified.clear()
+            self._verified[given] = grant
         return grant
 
-    def _verify(self, token: str, digest: bytes) -> tokens.Grant:
+    def _verify(self, token: str) -> tokens.Grant:
         known, keys = self._known
-        grant = known.find(digest) if known is not None else None
+        grant = known.find(tokens.digest(token)) if known is not None else None
         if grant is None:
-            self._verified.pop(digest, None)
             if keys is None or token.count(".") != 2:
                 raise errors.Unauthenticated("the bearer token is not one that this endpoint takes")
             grant = keys.grant(token)
-        if len(self._verified) >= MOST_VERIFIED:
-            self._verified.clear()
-        self._verified[digest] = grant
         return grant
 
     def _refresh(self) -> None:
@@ -112,11 +112,11 @@ class Guard:
         return listed, None if self._jwks is None else self._jwks.current()
 
 
-def _bearer(metadata: Metadata) -> str:
-    for key, value in metadata:
-        if key == "authorization":
-            scheme, _, token = str(value).partition(" ")
-            if scheme.lower() != "bearer" or not token:
-                raise errors.Unauthenticated(f"the authorization is no bearer token; {HINT}")
-            return token.strip()
-    raise errors.Unauthenticated(f"this endpoint needs a token; {HINT}")
+def _bearer(authorization: str) -> str:
+    """Reads the token; raises Unauthenticated when there is none."""
+    if not authorization:
+        raise errors.Unauthenticated(f"this endpoint needs a token; {HINT}")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise errors.Unauthenticated(f"the authorization is no bearer token; {HINT}")
+    return token.strip()
