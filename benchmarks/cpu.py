@@ -1,6 +1,8 @@
 """CPU time that servers use, from /proc/PID/stat of every process that belongs to them."""
 
-from collections.abc import Callable
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psutil
@@ -26,6 +28,18 @@ class Tree:
         used_s = sum(seconds - before.get(pid, 0.0) for pid, seconds in self._seconds().items())
         return replace(figures, cpu_us=1e6 * used_s / figures.count)
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Keeps all its processes from running while the block runs: an idle server may still take CPU time."""
+        family = _family(self._pid)
+        for process in family:
+            _signal(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in reversed(family):
+                _signal(process, signal.SIGCONT)
+
     def _seconds(self) -> dict[int, float]:
         """CPU time of each living process of the server, user's and system's."""
         apart = {child.pid for pid in self._without for child in _family(pid)}
@@ -35,6 +49,11 @@ class Tree:
 def _family(pid: int) -> list[psutil.Process]:
     first = psutil.Process(pid)
     return [first, *first.children(recursive=True)]
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
 
 
 def _used_s(process: psutil.Process) -> float:

@@ -7,8 +7,9 @@ One model with the same weights, code and number of threads; a compiled client o
 which costs less, for HTTP; N clients are N connections, and 1x32 is one connection with 32 streams, which HTTP/1.1
 lacks. A peer that must be told how to batch is started anew for each
 load, with batches as large as there are clients (64 at most) and the best wait of those tried; ours, and BentoML, find
-out themselves. Of the servers only the two that are compared run, and within
-each pair they are loaded one after the other, in alternating order. A ratio's interval is a bootstrap over the pairs;
+out themselves. Of the servers only the one that is loaded runs: the other is
+stopped meanwhile, as some poll without a pause. Within each pair they are loaded one after the other, in alternating
+order. A ratio's interval is a bootstrap over the pairs;
 raw results go to benchmarks/results/peers.json.
 """
 
@@ -76,8 +77,9 @@ def _compare(model: str, name: str, workload: Workload, arguments: argparse.Name
 def _pair(number: int, load: Load, peer: Running, ours: Running, seconds: float) -> tuple[Figures, Figures]:
     """Loads both, the peer first in even pairs."""
     measured = {}
-    for each in (peer, ours) if number % 2 == 0 else (ours, peer):
-        measured[each] = each.load(load, seconds)
+    for each, other in ((peer, ours), (ours, peer)) if number % 2 == 0 else ((ours, peer), (peer, ours)):
+        with other.tree.stopped():
+            measured[each] = each.load(load, seconds)
     print(f"{load}: peer {measured[peer].per_s:.0f}/s, ours {measured[ours].per_s:.0f}/s", file=sys.stderr)
     return measured[peer], measured[ours]
 
