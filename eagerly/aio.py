@@ -39,12 +39,8 @@ class AsyncClient:
         """Prepares connections as `eagerly.client.Client` does."""
         self.address = address
         self._timeout_s, self._wait = timeout_s, wait_for_ready
-        self._connection = reached = Connection(address, tls, token, connections)
-        if reached.credentials is None:
-            self._channels = [aio.insecure_channel(address, reached.options) for _ in range(connections)]
-        else:
-            made = reached.credentials
-            self._channels = [aio.secure_channel(address, made, reached.options) for _ in range(connections)]
+        self._connection = Connection(address, tls, token, connections)
+        self._channels: list[aio.Channel] = self._connection.channels(aio)
         stubs: list[Any] = [*self._channels]
         self._classify = itertools.cycle([ClassifierStub(channel).Classify for channel in stubs])
         self._analyze = itertools.cycle([SentimentStub(channel).Analyze for channel in stubs])

@@ -60,12 +60,8 @@ class Client:
         """
         self.address = address
         self._timeout_s, self._wait = timeout_s, wait_for_ready
-        self._connection = reached = Connection(address, tls, token, connections)
-        if reached.credentials is None:
-            self._channels = [grpc.insecure_channel(address, reached.options) for _ in range(connections)]
-        else:
-            made = reached.credentials
-            self._channels = [grpc.secure_channel(address, made, reached.options) for _ in range(connections)]
+        self._connection = Connection(address, tls, token, connections)
+        self._channels: list[grpc.Channel] = self._connection.channels(grpc)
         self._classify = itertools.cycle([ClassifierStub(channel).Classify for channel in self._channels])
         self._analyze = itertools.cycle([SentimentStub(channel).Analyze for channel in self._channels])
         self._recommend = itertools.cycle([RecommenderStub(channel).Recommend for channel in self._channels])

@@ -4,9 +4,9 @@ import ipaddress
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -57,11 +57,6 @@ class Connection:
         """What goes with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    @cached_property
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """TLS's credentials; None in the clear."""
-        return self.tls.credentials() if self.tls else None
-
     @property
     def options(self) -> Sequence[tuple[str, str | int]]:
         """Arguments of each channel."""
@@ -73,6 +68,14 @@ class Connection:
         if self.tls and self.tls.server_name:
             given.append(("grpc.ssl_target_name_override", self.tls.server_name))
         return given
+
+    def channels(self, kind: Any) -> list[Any]:
+        """Opens as many channels as there are connections to be; kind is `grpc` or `grpc.aio`."""
+        options = self.options
+        if self.tls is None:
+            return [kind.insecure_channel(self.address, options) for _ in range(self.connections)]
+        credentials = self.tls.credentials()
+        return [kind.secure_channel(self.address, credentials, options) for _ in range(self.connections)]
 
 
 def service_config() -> str:
