@@ -11,20 +11,18 @@ three on, to see what each costs. Raw results go to benchmarks/results/observabi
 
 import argparse
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.collector import collecting
 from benchmarks.cpu import Tree
 from benchmarks.load import Figures, Load, image_request, run
-from benchmarks.serving import SIDE, convnet, interval
+from benchmarks.serving import SIDE, convnet, interval, keep, medians, pairs
 
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128))
 PARTS = ("metrics", "access_log", "traces")
@@ -45,29 +43,19 @@ def main() -> None:
         request = folder / "request"
         request.write_bytes(image_request(SIDE))
         collector = stack.enter_context(collecting())
-        sides = [
-            stack.enter_context(_server(folder, parts, collector))
-            for parts in ((), (arguments.only,) if arguments.only else PARTS)
-        ]
+        on = (arguments.only,) if arguments.only else PARTS
+        sides = tuple(stack.enter_context(_server(folder, parts, collector)) for parts in ((), on))
+        assert len(sides) == 2
 
         def measure(side: tuple[str, Tree], load: Load) -> Figures:
             return side[1].measured(lambda: run(side[0], request, load, arguments.seconds))
 
         for side in sides:
             measure(side, LOADS[1])
-        results = []
-        for load in LOADS:
-            pairs = []
-            for number in range(arguments.pairs):
-                order = sides if number % 2 == 0 else sides[::-1]
-                measured = {side[0]: measure(side, load) for side in order}
-                pairs.append(tuple(measured[side[0]] for side in sides))
-                print(f"{load}: off {pairs[-1][0].per_s:.0f}/s, on {pairs[-1][1].per_s:.0f}/s", file=sys.stderr)
-            results.append((load, pairs))
+        results = [(load, pairs(load, sides, measure, arguments.pairs)) for load in LOADS]
     _report(results)
     if not arguments.only:
-        raw = {str(load): [[asdict(figures) for figures in pair] for pair in pairs] for load, pairs in results}
-        Path("benchmarks/results/observability.json").write_text(json.dumps(raw, indent=2))
+        keep(results, "observability")
 
 
 def _report(results: list[tuple[Load, list[Any]]]) -> None:
@@ -77,16 +65,14 @@ def _report(results: list[tuple[Load, list[Any]]]) -> None:
         "| off CPU us a call | on CPU us a call | more (95 %) | failed |"
     )
     print("|---" * 8 + "|")
-    for load, pairs in results:
-        ratios = [on.per_s / off.per_s for off, on in pairs]
-        more = [on.cpu_us - off.cpu_us for off, on in pairs]
-        off_s, on_s = (statistics.median(pair[side].per_s for pair in pairs) for side in (0, 1))
-        off_us, on_us = (statistics.median(pair[side].cpu_us for pair in pairs) for side in (0, 1))
-        failed = sum(figures.failed for pair in pairs for figures in pair)
+    for load, found in results:
+        ratios = [on.per_s / off.per_s for off, on in found]
+        more = [on.cpu_us - off.cpu_us for off, on in found]
+        failed = sum(figures.failed for pair in found for figures in pair)
         (low, high), (least, most) = interval(ratios), interval(more)
         print(
-            f"| {load} | {off_s:.0f} | {on_s:.0f} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
-            f"| {off_us:.0f} | {on_us:.0f} | {statistics.mean(more):.1f} ({least:.1f} to {most:.1f}) | {failed} |"
+            f"| {load} | {medians('per_s', found, 0)} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
+            f"| {medians('cpu_us', found, 0)} | {statistics.mean(more):.1f} ({least:.1f} to {most:.1f}) | {failed} |"
         )
     print(f"\ntarget: throughput at least {TARGET} of that with all off")
 

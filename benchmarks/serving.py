@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.cpu import Tree
 from benchmarks.features import Called, watched
@@ -34,6 +35,8 @@ from services.models import Stored
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128), Load(1, 32))
 TARGET_THROUGHPUT, TARGET_P50 = 0.9, 1.2
 SIDE = 28
+Side = TypeVar("Side")
+"""What stands for a server to those who measure it."""
 
 
 def main() -> None:
@@ -100,12 +103,12 @@ def _endpoint(stored: Stored, scratch: Path, full: bool) -> Iterator[Called]:
 
 
 def pairs(
-    load: Load, sides: tuple[Called, Called], measure: Callable[[Called, Load], Figures], count: int
+    load: Load, sides: tuple[Side, Side], measure: Callable[[Side, Load], Figures], count: int
 ) -> list[tuple[Figures, Figures]]:
     """Measures two servers in turn, in alternating order."""
     found = []
     for number in range(count):
-        measured = {called: measure(called, load) for called in (sides if number % 2 == 0 else sides[::-1])}
+        measured = {side: measure(side, load) for side in (sides if number % 2 == 0 else sides[::-1])}
         found.append((measured[sides[0]], measured[sides[1]]))
         print(f"{load}: {found[-1][0].per_s:.0f}/s, {found[-1][1].per_s:.0f}/s", file=sys.stderr)
     return found
@@ -124,9 +127,9 @@ def report(results: list[tuple[Load, list[tuple[Figures, Figures]]]], names: tup
         p50 = statistics.median(second.p50_ms / first.p50_ms for first, second in found)
         failed = sum(figures.failed for pair in found for figures in pair)
         print(
-            f"| {load} | {_medians('per_s', found, 0)} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
-            f"| {_medians('p50_ms', found, 2)} | {p50:.2f} | {_medians('p99_ms', found, 2)} "
-            f"| {_medians('cpu_us', found, 0)} | {failed} |"
+            f"| {load} | {medians('per_s', found, 0)} | {statistics.mean(ratios):.3f} ({low:.3f} to {high:.3f}) "
+            f"| {medians('p50_ms', found, 2)} | {p50:.2f} | {medians('p99_ms', found, 2)} "
+            f"| {medians('cpu_us', found, 0)} | {failed} |"
         )
 
 
@@ -138,7 +141,7 @@ def keep(results: list[tuple[Load, list[tuple[Figures, Figures]]]], name: str) -
     (kept / f"{name}.json").write_text(json.dumps(raw, indent=2))
 
 
-def _medians(what: str, found: list[tuple[Figures, Figures]], digits: int) -> str:
+def medians(what: str, found: list[tuple[Figures, Figures]], digits: int) -> str:
     """Two columns: the first server's median, and the second's."""
     return " | ".join(f"{statistics.median(getattr(pair[side], what) for pair in found):.{digits}f}" for side in (0, 1))
 

@@ -24,7 +24,7 @@ from statistics import mean, median
 from benchmarks.load import Figures, Load
 from benchmarks.peers.servers import OURS, PEERS, Running, install, running
 from benchmarks.peers.workloads import Workload, make
-from benchmarks.serving import interval
+from benchmarks.serving import interval, medians
 
 Pairs = list[tuple[Figures, Figures]]
 """(peer, ours)."""
@@ -89,17 +89,12 @@ def _row(model: str, name: str, load: Load, pairs: Pairs) -> str:
     low, high = interval(ratios)
     p50 = median(ours.p50_ms / peer.p50_ms for peer, ours in pairs)
     failed = " and ".join(str(sum(pair[side].failed for pair in pairs)) for side in (0, 1))
-    throughput = f"{_medians('per_s', pairs, 0)} | {mean(ratios):.2f} ({low:.2f} to {high:.2f})"
+    throughput = f"{medians('per_s', pairs, 0)} | {mean(ratios):.2f} ({low:.2f} to {high:.2f})"
     return (
         f"| {model} | {name} | {load} | {throughput} "
-        f"| {_medians('p50_ms', pairs, 2)} | {p50:.2f} | {_medians('p99_ms', pairs, 2)} "
-        f"| {_medians('cpu_us', pairs, 0)} | {failed} |"
+        f"| {medians('p50_ms', pairs, 2)} | {p50:.2f} | {medians('p99_ms', pairs, 2)} "
+        f"| {medians('cpu_us', pairs, 0)} | {failed} |"
     )
-
-
-def _medians(what: str, pairs: Pairs, digits: int) -> str:
-    """Two columns: the peer's median, and ours."""
-    return " | ".join(f"{median(getattr(pair[side], what) for pair in pairs):.{digits}f}" for side in (0, 1))
 
 
 def _keep(model: str, name: str, load: str, pairs: Pairs) -> None:
