@@ -1,5 +1,6 @@
 """What unit tests share."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     import collectors
     import training
+
+    from services.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,28 @@ def collector() -> "Iterator[collectors.Collector]":
     server.shutdown()
     server.thread.join()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
+    """Classifiers whose labels tell their version: folder and digest of each."""
+    import registries
+
+    folder = tmp_path_factory.mktemp("artifacts")
+    made = {}
+    for number in (1, 2, 3):
+        labels = [f"v{number} {digit}" for digit in range(8 + number)]
+        made[number] = folder / str(number), registries.classifier(folder / str(number), labels)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Iterator[Store]":
+    """A store whose watcher is the test."""
+    from services.store import Store
+
+    made = Store(str(tmp_path / "home"), "http://nowhere.invalid")
+    lock = made.watch()
+    assert lock is not None
+    yield made
+    os.close(lock)

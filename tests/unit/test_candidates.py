@@ -1,7 +1,6 @@
 """A replica takes a candidate up as it is told, judges it by itself, and knows after a restart what it knew."""
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import endpoints
 import pytest
-import registries
 from registries import eventually
 
 from eagerly.client import Client, Raw
@@ -23,27 +21,6 @@ from services.store import Store
 
 IMAGE = Raw(bytes(28 * 28), (28, 28))
 LIMITS = Limits(max_slower=1000.0, least_calls=100)
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
-    """Classifiers whose labels tell their version: folder and digest of each."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    made = {}
-    for number in (1, 2):
-        labels = [f"v{number} {digit}" for digit in range(8 + number)]
-        made[number] = folder / str(number), registries.classifier(folder / str(number), labels)
-    return made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store whose watcher is the test."""
-    made = Store(str(tmp_path / "home"), "http://nowhere.invalid")
-    lock = made.watch()
-    assert lock is not None
-    yield made
-    os.close(lock)
 
 
 @pytest.fixture

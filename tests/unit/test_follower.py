@@ -1,7 +1,6 @@
 """A replica takes up what the store has, without a failed call; what is wrong with it leaves the model before."""
 
 import contextlib
-import os
 import shutil
 import time
 import urllib.request
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import endpoints
 import pytest
-import registries
 from registries import eventually
 
 from eagerly.client import Client, Raw
@@ -20,27 +18,6 @@ from services.models import Stored
 from services.store import State, Store
 
 IMAGE = Raw(bytes(28 * 28), (28, 28))
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
-    """Classifiers whose labels tell their version: folder and digest of each."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    made = {}
-    for number in (1, 2, 3):
-        labels = [f"v{number} {digit}" for digit in range(8 + number)]
-        made[number] = folder / str(number), registries.classifier(folder / str(number), labels)
-    return made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store whose watcher is the test."""
-    made = Store(str(tmp_path / "home"), "http://nowhere.invalid")
-    lock = made.watch()
-    assert lock is not None
-    yield made
-    os.close(lock)
 
 
 @pytest.fixture
