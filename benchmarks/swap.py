@@ -26,6 +26,7 @@ from typing import Any
 
 import grpc
 
+from benchmarks.crowd import crowd
 from eagerly.commands.serve import Running, Serve, serving
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -155,16 +156,9 @@ def swapped(running: Running) -> int:
 @contextlib.contextmanager
 def calling(running: Running, callers: int) -> Iterator[Ledger]:
     """Calls while the block runs; the ledger is complete when it ends."""
-    stop, ledger = threading.Event(), Ledger()
-    threads = [threading.Thread(target=_call, args=(stop, running, ledger)) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
+    ledger = Ledger()
+    with crowd(callers, lambda _, stop: _call(stop, running, ledger)):
         yield ledger
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def _call(stop: threading.Event, running: Running, ledger: Ledger) -> None:

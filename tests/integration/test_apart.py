@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import load_file
 
 from benchmarks.apart import TEXT, encoder
+from benchmarks.crowd import crowd
 from eagerly.client import CallError, Client
 from eagerly.commands.serve import Serve, serving
 from eagerly.v1 import sentiment_pb2, sentiment_pb2_grpc
@@ -90,9 +91,9 @@ def test_two_processes_answer_what_the_whole_model_does_and_each_holds_its_half(
 
 
 def test_a_new_version_is_taken_up_under_load_and_no_reply_mixes_two(place: Place):
-    stop, ledger = threading.Event(), []
+    ledger: list[tuple[str, str]] = []
 
-    def call() -> None:
+    def call(number: int, stop: threading.Event) -> None:
         with Client(place.address, timeout_s=30) as client:
             while not stop.is_set():
                 try:
@@ -101,16 +102,11 @@ def test_a_new_version_is_taken_up_under_load_and_no_reply_mixes_two(place: Plac
                 except CallError as error:
                     ledger.append((error.code, str(error)))
 
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    new = place.publish(2)
-    until = time.monotonic() + 60
-    while ("2", "2") not in ledger[-5:] and time.monotonic() < until:
-        time.sleep(0.1)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with crowd(3, call):
+        new = place.publish(2)
+        until = time.monotonic() + 60
+        while ("2", "2") not in ledger[-5:] and time.monotonic() < until:
+            time.sleep(0.1)
     assert set(ledger) == {("1", "1"), ("2", "2")}
     for part in place.parts():
         assert len(part["weights"]) <= 2

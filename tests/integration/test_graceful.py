@@ -1,5 +1,6 @@
 """Updating an endpoint under load fails no call of clients with the shipped service config, on real Ray Serve."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.crowd import crowd
 from benchmarks.serving import convnet
 from eagerly.client import CallError, Client, Raw
 from eagerly.commands.serve import Running, Serve, serving
@@ -31,32 +33,22 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     return convnet(tmp_path_factory.mktemp("models") / "convnet")
 
 
-class Callers:
-    """Call without a pause on connections that stay, and write down what came of each call."""
+@contextlib.contextmanager
+def calling(address: str) -> Iterator[list[str]]:
+    """Calls without a pause on connections that stay; yields what came of each call, complete when the block ends."""
+    ledger: list[str] = []
 
-    def __init__(self, address: str) -> None:
-        self.ledger: list[str] = []
-        self._address, self._stop = address, threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
-
-    def __enter__(self) -> "Callers":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self) -> None:
-        with Client(self._address, timeout_s=60) as client:
-            while not self._stop.is_set():
+    def call(number: int, stop: threading.Event) -> None:
+        with Client(address, timeout_s=60) as client:
+            while not stop.is_set():
                 try:
                     client.classify([IMAGE] * 8)
-                    self.ledger.append("OK")
+                    ledger.append("OK")
                 except CallError as error:
-                    self.ledger.append(f"{error.code}: {error}")
+                    ledger.append(f"{error.code}: {error}")
+
+    with crowd(CALLERS, call):
+        yield ledger
 
 
 class Watchers:
@@ -116,7 +108,7 @@ def test_an_update_under_load_fails_no_call_and_tells_those_who_watch_first(
 ):
     endpoint, replicas = running
     before: set[int] = alive_pids(endpoint.metrics_folder)
-    with Callers(endpoint.address) as callers:
+    with calling(endpoint.address) as ledger:
         with Watchers(endpoint.address, 3) as watchers:
             update(endpoint, stored, replicas)
         after = alive_pids(endpoint.metrics_folder)
@@ -124,5 +116,5 @@ def test_an_update_under_load_fails_no_call_and_tells_those_who_watch_first(
     assert len(before) == len(after) == replicas
     assert not before & after
     assert watchers.seen == [[SERVING, NOT_SERVING]] * 3
-    assert len(callers.ledger) > 50
-    assert set(callers.ledger) == {"OK"}
+    assert len(ledger) > 50
+    assert set(ledger) == {"OK"}

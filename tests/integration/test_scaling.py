@@ -1,11 +1,13 @@
 """The number of replicas follows the load on real Ray Serve, and no call is lost on the way."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.crowd import crowd
 from benchmarks.serving import convnet
 from eagerly.client import CallError, Client, Raw
 from eagerly.commands.serve import Running, Serve, serving
@@ -25,35 +27,27 @@ def running(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield endpoint
 
 
-class Callers:
-    """Call, over one connection after another as clients that come and go, and write down what came of it."""
+@contextlib.contextmanager
+def calling(address: str, calm: threading.Event) -> Iterator[list[str]]:
+    """Calls over one connection after another as clients that come and go, in a rush until it is to be calm.
 
-    def __init__(self, address: str) -> None:
-        self.ledger: list[str] = []
-        self.is_rushed = True
-        self._address, self._stop = address, threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
+    Yields what came of each call, complete when the block ends.
+    """
+    ledger: list[str] = []
 
-    def __enter__(self) -> "Callers":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self) -> None:
-        while not self._stop.is_set():
-            with Client(self._address, timeout_s=30) as client:
+    def call(number: int, stop: threading.Event) -> None:
+        while not stop.is_set():
+            with Client(address, timeout_s=30) as client:
                 for _ in range(20):
                     try:
-                        client.classify([IMAGE] * (64 if self.is_rushed else 1))
-                        self.ledger.append("OK")
+                        client.classify([IMAGE] * (1 if calm.is_set() else 64))
+                        ledger.append("OK")
                     except CallError as error:
-                        self.ledger.append(f"{error.code}: {error}")
-                    self._stop.wait(0.0 if self.is_rushed else 0.3)
+                        ledger.append(f"{error.code}: {error}")
+                    stop.wait(0.3 if calm.is_set() else 0.0)
+
+    with crowd(CALLERS, call):
+        yield ledger
 
 
 def awaited(running: Running, count: int, timeout_s: float) -> bool:
@@ -66,12 +60,13 @@ def awaited(running: Running, count: int, timeout_s: float) -> bool:
 
 def test_replicas_come_with_the_load_and_go_with_it_and_no_call_fails(running: Running):
     (first,) = alive_pids(running.metrics_folder)
-    with Callers(running.address) as callers:
+    calm = threading.Event()
+    with calling(running.address, calm) as ledger:
         assert awaited(running, 2, 90)
         assert first in alive_pids(running.metrics_folder)
-        callers.is_rushed = False
+        calm.set()
         assert awaited(running, 1, 90)
         time.sleep(1)
         assert len(alive_pids(running.metrics_folder)) == 1
-    assert len(callers.ledger) > 100
-    assert set(callers.ledger) == {"OK"}
+    assert len(ledger) > 100
+    assert set(ledger) == {"OK"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.crowd import crowd
 from benchmarks.serving import convnet
 from eagerly.client import CallError, Client, Raw
 from eagerly.commands.serve import Running, Serve, serving
@@ -63,16 +64,9 @@ def call_until(stop: threading.Event, running: Running, ledger: list[str]) -> No
 @contextlib.contextmanager
 def load(running: Running, callers: int = 4) -> Iterator[list[str]]:
     """Calls while the block runs; the ledger is complete when it ends."""
-    stop, ledger = threading.Event(), []
-    threads = [threading.Thread(target=call_until, args=(stop, running, ledger)) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
+    ledger: list[str] = []
+    with crowd(callers, lambda _, stop: call_until(stop, running, ledger)):
         yield ledger
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_two_replicas_share_the_port_and_one_scrape_covers_both(running: Running):

@@ -17,6 +17,7 @@ import grpc
 import pytest
 import registries
 
+from benchmarks.crowd import crowd
 from eagerly.v1 import sentiment_pb2
 from pipelines.sentiment.model import Prediction
 from services.models import Loaded
@@ -73,10 +74,9 @@ def call(channel: grpc.Channel, items: int) -> tuple[int, str]:
 @contextlib.contextmanager
 def load(endpoint: endpoints.Endpoint, callers: int) -> Iterator[list[list[tuple[int, str]]]]:
     """Calls from several threads, each over a connection of its own; yields what each got, in order."""
-    stop = threading.Event()
     ledgers: list[list[tuple[int, str]]] = [[] for _ in range(callers)]
 
-    def work(number: int) -> None:
+    def work(number: int, stop: threading.Event) -> None:
         with grpc.insecure_channel(endpoint.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             while not stop.is_set():
                 try:
@@ -84,15 +84,8 @@ def load(endpoint: endpoints.Endpoint, callers: int) -> Iterator[list[list[tuple
                 except grpc.RpcError as error:
                     ledgers[number].append((0, str(error)))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
+    with crowd(callers, work):
         yield ledgers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_swaps_under_load_fail_no_call_mix_no_reply_and_never_go_back(tmp_path: Path):
