@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks import prometheus
 from benchmarks.prometheus import MONITORING, Prometheus
+from pipelines.place import Place
 
 PICTURE = MONITORING.parents[1] / "docs" / "serving-dashboard.png"
 PANELS = (
@@ -107,7 +108,7 @@ def _train(name: str, folder: Path) -> None:
     from pipelines import loop, tasks
 
     task = tasks.find(name)
-    loop.run(task, task.config.Config(epochs=1), folder, loop.Place(threads=2))
+    loop.run(task, task.config.Config(epochs=1), folder, Place(threads=2))
 
 
 async def _serve(folder: Path) -> None:

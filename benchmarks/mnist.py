@@ -28,6 +28,7 @@ from torchvision.transforms import ToTensor
 from pipelines import loop, tasks
 from pipelines.classifier import networks
 from pipelines.classifier.config import Config
+from pipelines.place import Place
 
 TARGET = 0.99
 ARTICLE_EPOCHS = 10
@@ -64,7 +65,7 @@ def unpack(source: Path, scratch: Path) -> Path:
 
 def accuracy(data_dir: Path, scratch: Path, seeds: range, threads: int) -> None:
     """Trains the default recipe with each seed and prints test accuracies and their mean."""
-    task, place = tasks.find("classifier"), loop.Place(threads=threads)
+    task, place = tasks.find("classifier"), Place(threads=threads)
     print("| seed | test accuracy | macro F1 | log loss | calibration error | seconds |\n|---|---|---|---|---|---|")
     accuracies = []
     for seed in seeds:
@@ -102,14 +103,14 @@ def eagerly(data_dir: Path, run_dir: Path, seed: int, threads: int) -> Timed:
     task = tasks.find("classifier")
     clock = Clock()
     with clock:
-        place = loop.Place(threads=threads)
+        place = Place(threads=threads)
         worker = loop.Worker(task, config, run_dir, place, lambda event: None, task.data.load(config), 0)
     reached = 0.0
     while worker.progress.epoch < EPOCHS and reached < TARGET:
         with clock:
             worker.train_epoch()
         worker.finish_epoch()
-        reached = task.train.metrics(worker.evaluate(worker.data.test))["accuracy"]
+        reached = task.train.metrics(worker.evaluator.evaluate(worker.data.test))["accuracy"]
         _note("eagerly", worker.progress.epoch, clock, reached)
     return clock.seconds, reached, worker.progress.epoch
 

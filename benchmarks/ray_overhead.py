@@ -18,11 +18,12 @@ BARE = """
 import sys
 from pathlib import Path
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.journal import Journal
 task = tasks.find("classifier")
 config = task.config.Config(arch="article", epochs=int(sys.argv[2]), batch_size=int(sys.argv[3]))
 run_dir = Path(sys.argv[1])
-loop.run(task, config, run_dir, loop.Place(threads=1), Journal(run_dir).append)
+loop.run(task, config, run_dir, Place(threads=1), Journal(run_dir).append)
 """
 
 

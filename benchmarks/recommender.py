@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.recommender.config import Config
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 def ndcg(config: Config, threads: int) -> tuple[float, float, float]:
     """Trains and tests once; NDCG@10 of the model, EASE and popularity."""
     with tempfile.TemporaryDirectory() as scratch:
-        metrics = loop.run(tasks.find("recommender"), config, Path(scratch) / "run", loop.Place(threads=threads))
+        metrics = loop.run(tasks.find("recommender"), config, Path(scratch) / "run", Place(threads=threads))
     return metrics["ndcg_at_10"], metrics["ease_ndcg_at_10"], metrics["popularity_ndcg_at_10"]
 
 

@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.sentiment import data
 from pipelines.sentiment.config import Config
 
@@ -66,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 def train(config: Config, run_dir: Path, threads: int) -> float:
     """Trains and tests one model; gives its test accuracy."""
-    return loop.run(tasks.find("sentiment"), config, run_dir, loop.Place(threads=threads))["accuracy"]
+    return loop.run(tasks.find("sentiment"), config, run_dir, Place(threads=threads))["accuracy"]
 
 
 def logistic_regression(config: Config) -> tuple[float, float]:

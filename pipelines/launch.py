@@ -94,6 +94,7 @@ def _work(settings: dict[str, Any]) -> None:
 
     from pipelines import loop, runs
     from pipelines.journal import Journal
+    from pipelines.place import Place
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -103,7 +104,7 @@ def _work(settings: dict[str, Any]) -> None:
 
         device = str(get_device())
     threads = settings["threads"] or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
-    place = loop.Place(rank, world, device, threads)
+    place = Place(rank, world, device, threads)
     for _, folder in settings["runs"]:
         run = runs.reopen(Path(folder))
         journal, pulse = Journal(run.folder), Pulse(run)

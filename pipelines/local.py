@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines import loop
 from pipelines.journal import Journal
+from pipelines.place import Place
 from pipelines.runs import Run
 from pipelines.settings import Launch
 
@@ -25,7 +26,7 @@ def train(runs: list[Run], launch: Launch) -> None:
         folder = _agree(run.folder, number, rank, world)
         journal = Journal(folder)
         try:
-            place = loop.Place(rank, world, device, threads)
+            place = Place(rank, world, device, threads)
             loop.run(run.task, run.config, folder, place, journal.append, checkpoint_steps=launch.checkpoint_steps)
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})

@@ -13,32 +13,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import artifact, batches, calibration, checkpoint, collectives, conversion, reference
-from pipelines.examples import Data, Draw, Split, step_seed
+from pipelines import batches, checkpoint, collectives, release
+from pipelines.evaluation import Evaluator
+from pipelines.examples import Data, Draw, step_seed
+from pipelines.place import Place
+from pipelines.replica import replicate
+from pipelines.schedules import rate
 from pipelines.settings import Settings
-from pipelines.steps import Stepper, rate
+from pipelines.steps import Stepper
 from pipelines.tasks import Task
 
 Emit = Callable[[dict[str, Any]], None]
-Measure = Callable[[nn.Module, Any], dict[str, Tensor]]
 WINDOW_SECONDS, WINDOW_STEPS = 0.5, 256
 SAVING_SHARE = 0.02
 """Largest share of a run's time that checkpoints at the ends of short epochs may take."""
-STATISTICS = "statistics.safetensors"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this worker stands among the others, and on what it computes."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
-    threads: int = 1
 
 
 @dataclass
@@ -100,27 +90,15 @@ class Worker:
         self.model = task.model.Model.create(config, data).to(self.device)
         self.network: nn.Module = self.model.network
         groups = getattr(task.train, "groups", _one_group)(self.network, config)
-        loss = task.train.loss
-        self.stepper = Stepper(self._replica(), loss, groups, config, self.device, place.rank, place.world)
+        replica = replicate(self.network, config, place.world, getattr(task.train, "STATIC_GRAPH", True))
+        self.stepper = Stepper(replica, task.train.loss, groups, config, self.device, place.rank, place.world)
+        self.evaluator = Evaluator(task.train, self.network, place, self.stepper.autocast, config.batch_size)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.checkpoint_steps = checkpoint_steps
         self.window_steps = 1
         self.next_save = 0.0
-
-    def _replica(self) -> nn.Module:
-        network = torch.compile(self.network) if self.config.compile else self.network
-        if self.place.world == 1:
-            return network  # type: ignore[return-value]
-        static = getattr(self.task.train, "STATIC_GRAPH", True)
-        return DistributedDataParallel(
-            network,  # type: ignore[arg-type]
-            gradient_as_bucket_view=True,
-            forward_sync_buffers=False,
-            static_graph=static and self.config.accumulate == 1,
-            find_unused_parameters=not static,
-        )
 
     def describe(self) -> dict[str, Any]:
         """Says what is learned from what, for the journal."""
@@ -166,7 +144,7 @@ class Worker:
         """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
         progress, config = self.progress, self.config
         collectives.average_buffers(self.network, self.place.world)
-        metrics = self.task.train.metrics(self.evaluate(self.valid))
+        metrics = self.task.train.metrics(self.evaluator.evaluate(self.valid))
         self.emit({"event": "epoch", "epoch": progress.epoch, "step": progress.step, "metrics": metrics})
         if metrics[self.task.train.PRIMARY] > progress.best:
             progress.best, progress.best_epoch = metrics[self.task.train.PRIMARY], progress.epoch
@@ -176,39 +154,6 @@ class Worker:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         if progress.done or progress.epoch == config.epochs or time.monotonic() >= self.next_save:
             self.save()
-
-    @torch.no_grad()
-    def evaluate(self, split: Split, measure: Measure | None = None) -> dict[str, Tensor]:
-        """Sums the statistics of a split, each rank over its own share only; the task's own unless others are given."""
-        measured = measure or self.task.train.measure
-        own, sums = self.share(split), dict[str, Tensor]()
-        for index_B in own or [torch.zeros(1, dtype=torch.int64)]:
-            with self.stepper.autocast():
-                part = measured(self.network, split.batch(index_B.to(self.device), None))
-            sums = {key: sums[key] + value for key, value in part.items()} if sums else part
-        if not own:  # fewer examples than ranks: this rank says nothing, in the same shapes
-            sums = {key: torch.zeros_like(value) for key, value in sums.items()}
-        return collectives.sum_statistics(sums, self.place.world)
-
-    def share(self, split: Split) -> list[Tensor]:
-        """Lists this rank's part of a split in batches, with the network ready for them; may be empty."""
-        self.network.eval()
-        size = max(256, self.config.batch_size // self.place.world)
-        own = batches.evaluation(len(split), size, split.lengths, self.place.rank, self.place.world)
-        return own if len(own[0]) else []
-
-    @torch.no_grad()
-    def calibrate(self) -> float:
-        """Makes the model's confidence honest on the validation split; returns the temperature that does."""
-        parts = []
-        for index_B in self.share(self.valid):
-            with self.stepper.autocast():
-                batch = self.valid.batch(index_B.to(self.device), None)
-                logits_BC, target_B = self.task.train.scored(self.network, batch)
-            parts.append((logits_BC.float(), target_B))
-        temperature = calibration.fit(parts, self.place.world, self.device)
-        self.model.calibrate(temperature)
-        return temperature
 
     def save(self) -> None:
         """Writes a checkpoint; rank 0 does, since all ranks hold the same."""
@@ -239,39 +184,15 @@ class Worker:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""
         if self.best:
             self.network.load_state_dict(self.best)
-        sums, metrics = self.test()
+        self.emit({"event": "testing"})
+        sums, metrics = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
         if self.place.rank == 0:
-            save_file({name: value.cpu().contiguous() for name, value in sums.items()}, self.run_dir / STATISTICS)
-            if hasattr(self.task.train, "baselines"):
-                metrics |= self.task.train.baselines(self.data, self.config)
-            folder = self.run_dir / "artifact"
-            digest = artifact.verify(folder) if folder.exists() else None
-            schema = conversion.schema_of(self.model)
-            digest = digest or artifact.write(folder, self.task.name, self.save_model, schema)
-            self.emit({"event": "test", "metrics": metrics, "primary": self.task.train.PRIMARY, "digest": digest})
+            metrics = release.write(
+                self.task, self.config, self.model, self.data, self.run_dir, sums, metrics, self.emit
+            )
         if self.place.world > 1:
             dist.barrier()
         return metrics
-
-    def save_model(self, folder: Path) -> None:
-        """Writes the model, and what it makes of the validation split as its callers would send it."""
-        self.model.save(folder)
-        if hasattr(self.task.data, "inputs"):
-            measured = reference.measure(self.model, self.task.data.inputs(self.data))
-            if measured is not None:
-                (folder / reference.FILE).write_text(measured.to_json(), encoding="utf-8")
-
-    def test(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Reads the test split; returns its statistics and metrics, calibrated where the task has logits."""
-        train = self.task.train
-        temperature = self.calibrate() if hasattr(train, "scored") else None
-        self.emit({"event": "testing"})
-        measure = None if temperature is None else calibration.measure(train, temperature)
-        sums = self.evaluate(self.data.test.to(self.device), measure)
-        metrics = {name: float(value) for name, value in train.metrics(sums).items()}
-        if temperature is not None:
-            metrics |= {"ece_uncalibrated": calibration.error(sums["uncalibrated"]), "temperature": temperature}
-        return sums, metrics
 
 
 def _one_group(network: nn.Module, config: Settings) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """One optimizer step: rates from a counter, gradients averaged by share, numbers left on the device."""
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,23 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import batches
 from pipelines.examples import Draw, Split, step_seed
+from pipelines.schedules import rate
 from pipelines.settings import Settings
-
-WARM_UP = 0.25
-"""Share of the steps in which onecycle's rate rises."""
-
-
-def rate(schedule: str, step: int, total: int) -> float:
-    """Scales the learning rate at a step of `total`, from 0 to 1; a function of the counter alone.
-
-    onecycle rises linearly from 1/25 and falls as a cosine (Smith and Topin, 2017); cosine only falls.
-    """
-    if schedule == "constant":
-        return 1.0
-    warm = WARM_UP * total if schedule == "onecycle" else 0.0
-    if step < warm:
-        return 0.04 + 0.96 * step / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
 
 
 def optimizer(config: Settings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

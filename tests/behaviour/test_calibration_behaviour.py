@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines import loop, reference, tasks
+from pipelines.place import Place
 from pipelines.reference import Reference
 from pipelines.sentiment import table
 from pipelines.sentiment.data import SAMPLE, rows_of, split
@@ -31,7 +32,7 @@ class Trained:
 def trained(word: str, folder: Path, **flags: Any) -> Trained:
     task = tasks.find(word)
     config = task.config.Config(**flags)
-    metrics = loop.run(task, config, folder, loop.Place())
+    metrics = loop.run(task, config, folder, Place())
     found = reference.read(folder / "artifact")
     assert found is not None
     return Trained(task.model.Model.load(folder / "artifact"), found, metrics, config)

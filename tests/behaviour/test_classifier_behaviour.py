@@ -10,6 +10,7 @@ from pipelines import loop, tasks
 from pipelines.classifier import data
 from pipelines.classifier.config import Config
 from pipelines.classifier.model import Model, Prediction
+from pipelines.place import Place
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def metrics(run_dir: Path) -> dict[str, float]:
-    return loop.run(tasks.find("classifier"), Config(), run_dir, loop.Place())
+    return loop.run(tasks.find("classifier"), Config(), run_dir, Place())
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.recommender.config import Config
 from pipelines.recommender.model import Model, Query, Recommendation
 
@@ -16,7 +17,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, dict[str, 
     """A smaller model than the default, so that training takes seconds; with its test metrics."""
     folder = tmp_path_factory.mktemp("recommender") / "run"
     config = Config(dim=128, epochs=6, batch_size=128)
-    metrics = loop.run(tasks.find("recommender"), config, folder, loop.Place(threads=1))
+    metrics = loop.run(tasks.find("recommender"), config, folder, Place(threads=1))
     return Model.load(folder / "artifact"), metrics
 
 

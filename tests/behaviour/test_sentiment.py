@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.model import Model, Prediction
 
@@ -11,7 +12,7 @@ from pipelines.sentiment.model import Model, Prediction
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, dict[str, float]]:
     """The model of the default settings, with its test metrics."""
     folder = tmp_path_factory.mktemp("sentiment") / "run"
-    metrics = loop.run(tasks.find("sentiment"), Config(), folder, loop.Place(threads=1))
+    metrics = loop.run(tasks.find("sentiment"), Config(), folder, Place(threads=1))
     return Model.load(folder / "artifact"), metrics
 
 

@@ -11,6 +11,7 @@ from training import PARITY, PLAIN, REGRESSION
 
 from pipelines import artifact, checkpoint, loop, tasks
 from pipelines.examples import Data
+from pipelines.place import Place
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 512}
 
@@ -50,7 +51,7 @@ def test_the_test_split_is_read_once_at_the_end_and_each_example_exactly_once(tm
         if event["event"] == "testing":
             read_when_testing_began.append(len(training.reads(kept[0])["test"]))
 
-    loop.run(task, config, tmp_path, loop.Place(), emit, kept[0])
+    loop.run(task, config, tmp_path, Place(), emit, kept[0])
     read = training.reads(kept[0])
     assert read_when_testing_began == [0]
     assert sorted(read["test"]) == list(range(len(kept[0].test)))

@@ -8,8 +8,8 @@ import pytest
 import training
 from training import PARITY, PLAIN, REGRESSION
 
-from pipelines import loop
 from pipelines.examples import Data
+from pipelines.place import Place
 
 
 def test_two_processes_of_32_equal_one_of_64_for_200_losses(tmp_path: Path, pair: training.Pair) -> None:
@@ -72,4 +72,4 @@ def train_with_one_test_point(rank: int, folder: Path, world: int = 2) -> dict[s
         points: Any = data.test
         return replace(data, test=type(points)(points.x[:1], points.y[:1]))
 
-    return training.train(folder, REGRESSION, loop.Place(rank, world), wrap=wrap, epochs=1).metrics
+    return training.train(folder, REGRESSION, Place(rank, world), wrap=wrap, epochs=1).metrics

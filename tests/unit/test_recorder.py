@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import loop, recorder, registry, runs, tasks, tracking
 from pipelines.journal import Journal
+from pipelines.place import Place
 from pipelines.settings import Launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
@@ -34,7 +35,7 @@ def _train(folder: Path, stop_at: int = 0, **flags: Any) -> runs.Run:
             raise Stopped
 
     try:
-        loop.run(task, config, folder, loop.Place(), emit, checkpoint_steps=2)
+        loop.run(task, config, folder, Place(), emit, checkpoint_steps=2)
     finally:
         journal.close()
     return run

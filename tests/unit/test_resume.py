@@ -20,9 +20,10 @@ import sys
 from pathlib import Path
 import training
 from pipelines import loop, tasks
+from pipelines.place import Place
 task = tasks.find("classifier")
 say = lambda event: print(event["event"], event.get("first", ""), flush=True)
-loop.run(task, task.config.Config(epochs=3, batch_size=256), Path(sys.argv[1]), loop.Place(), say, None, 2)
+loop.run(task, task.config.Config(epochs=3, batch_size=256), Path(sys.argv[1]), Place(), say, None, 2)
 """
 
 

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipelines import loop, tasks
+from pipelines.place import Place
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.model import Model, Prediction
 from pipelines.sentiment.reading import alike
@@ -50,7 +51,7 @@ def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = "".join(f"text number {number} is {word},{word}\n" for number in range(40) for word in ("good", "bad"))
     (folder / "a.csv").write_text("text,label\n" + rows)
     config = Config(data=str(folder / "a.csv"), encoder=str(encoder), epochs=10, lr=1e-2)
-    metrics = loop.run(tasks.find("sentiment"), config, folder / "run", loop.Place())
+    metrics = loop.run(tasks.find("sentiment"), config, folder / "run", Place())
     assert metrics["accuracy"] == 1.0
     return folder / "run" / "artifact"
 

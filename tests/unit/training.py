@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines import loop, tasks
 from pipelines.examples import Data, Draw, Split
+from pipelines.place import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 REGRESSION, PARITY = (str(ROOT / "examples" / name) for name in ("linear_regression", "parity"))
@@ -60,7 +61,7 @@ class Outcome:
 def train(
     folder: Path,
     word: str = "classifier",
-    place: loop.Place | None = None,
+    place: Place | None = None,
     stop_at: int = 0,
     checkpoint_steps: int = 0,
     wrap: Callable[[Data], Data] | None = None,
@@ -79,7 +80,7 @@ def train(
 
     data = task.data.load(config)
     data = wrap(data) if wrap else data
-    outcome.metrics = loop.run(task, config, folder, place or loop.Place(), emit, data, checkpoint_steps)
+    outcome.metrics = loop.run(task, config, folder, place or Place(), emit, data, checkpoint_steps)
     return outcome
 
 
@@ -186,13 +187,13 @@ def _serve(rank: int, store: str, end: Connection) -> None:
 
 def train_ranked(rank: int, folder: Path, settings: dict[str, Any]) -> Outcome:
     """Trains as one of the pair."""
-    return train(folder, place=loop.Place(rank, 2), **settings)
+    return train(folder, place=Place(rank, 2), **settings)
 
 
 def stop_ranked(rank: int, folder: Path, batches: int, settings: dict[str, Any]) -> None:
     """Trains as one of the pair until both are stopped, before batch number `batches`."""
     wrap = partial(_interrupted, batches=batches)
-    stop(folder, place=loop.Place(rank, 2), wrap=wrap, **settings)
+    stop(folder, place=Place(rank, 2), wrap=wrap, **settings)
 
 
 def _interrupted(data: Data, batches: int) -> Data:
@@ -207,5 +208,5 @@ def reads_ranked(rank: int, folder: Path, settings: dict[str, Any]) -> dict[str,
         kept.append(counted(data))
         return kept[0]
 
-    train(folder, place=loop.Place(rank, 2), wrap=wrap, **settings)
+    train(folder, place=Place(rank, 2), wrap=wrap, **settings)
     return reads(kept[0])

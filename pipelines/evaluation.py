@@ -1,0 +1,79 @@
+"""What a network is worth: statistics of a split, each rank over its own share, and the one reading of the test split.
+
+Shapes: B examples of a batch, C labels.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines import batches, calibration, collectives
+from pipelines.examples import Split
+from pipelines.place import Place
+
+Measure = Callable[[nn.Module, Any], dict[str, Tensor]]
+LEAST_BATCH = 256
+
+
+class Evaluator:
+    """Measures a network by its task's own statistics; every rank calls it alike."""
+
+    def __init__(
+        self,
+        train: ModuleType,
+        network: nn.Module,
+        place: Place,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        batch_size: int,
+    ) -> None:
+        """Takes the task's `train` module, and the batch size of training over all ranks."""
+        self.train, self.network, self.place, self.autocast = train, network, place, autocast
+        self.device = torch.device(place.device)
+        self.size = max(LEAST_BATCH, batch_size // place.world)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split, measure: Measure | None = None) -> dict[str, Tensor]:
+        """Sums the statistics of a split over all ranks; the task's own unless others are given."""
+        measured = measure or self.train.measure
+        own, sums = self.share(split), dict[str, Tensor]()
+        for index_B in own or [torch.zeros(1, dtype=torch.int64)]:
+            with self.autocast():
+                part = measured(self.network, split.batch(index_B.to(self.device), None))
+            sums = {key: sums[key] + value for key, value in part.items()} if sums else part
+        if not own:  # fewer examples than ranks: this rank says nothing, in the same shapes
+            sums = {key: torch.zeros_like(value) for key, value in sums.items()}
+        return collectives.sum_statistics(sums, self.place.world)
+
+    def share(self, split: Split) -> list[Tensor]:
+        """Lists this rank's part of a split in batches, with the network ready for them; may be empty."""
+        self.network.eval()
+        own = batches.evaluation(len(split), self.size, split.lengths, self.place.rank, self.place.world)
+        return own if len(own[0]) else []
+
+    @torch.no_grad()
+    def calibrate(self, split: Split) -> float:
+        """Finds the temperature that makes confidence honest on a split of which the task gives logits."""
+        parts = []
+        for index_B in self.share(split):
+            with self.autocast():
+                logits_BC, target_B = self.train.scored(self.network, split.batch(index_B.to(self.device), None))
+            parts.append((logits_BC.float(), target_B))
+        return calibration.fit(parts, self.place.world, self.device)
+
+    def test(self, model: Any, valid: Split, test: Split) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Reads the test split; returns its statistics and metrics, calibrated first where the task has logits."""
+        if not hasattr(self.train, "scored"):
+            sums = self.evaluate(test)
+            return sums, {name: float(value) for name, value in self.train.metrics(sums).items()}
+        temperature = self.calibrate(valid)
+        model.calibrate(temperature)
+        sums = self.evaluate(test, calibration.measure(self.train, temperature))
+        metrics = {name: float(value) for name, value in self.train.metrics(sums).items()}
+        return sums, metrics | {
+            "ece_uncalibrated": calibration.error(sums["uncalibrated"]),
+            "temperature": temperature,
+        }

@@ -1,0 +1,50 @@
+"""What a run leaves when it has learned: the model artifact and the statistics of the test split."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipelines import artifact, conversion, reference
+from pipelines.examples import Data
+from pipelines.settings import Settings
+from pipelines.tasks import Task
+
+STATISTICS = "statistics.safetensors"
+
+
+def write(
+    task: Task,
+    config: Settings,
+    model: Any,
+    data: Data,
+    run_dir: Path,
+    sums: dict[str, Tensor],
+    metrics: dict[str, float],
+    emit: Callable[[dict[str, Any]], None],
+) -> dict[str, float]:
+    """Writes statistics and artifact of a run, unless they are there, and emits `test`.
+
+    Returns the metrics, with those of the task's baselines where it has any.
+    """
+    save_file({name: value.cpu().contiguous() for name, value in sums.items()}, run_dir / STATISTICS)
+    if hasattr(task.train, "baselines"):
+        metrics = metrics | task.train.baselines(data, config)
+    folder = run_dir / "artifact"
+    digest = artifact.verify(folder) if folder.exists() else None
+    fill = partial(_fill, model=model, task=task, data=data)
+    digest = digest or artifact.write(folder, task.name, fill, conversion.schema_of(model))
+    emit({"event": "test", "metrics": metrics, "primary": task.train.PRIMARY, "digest": digest})
+    return metrics
+
+
+def _fill(folder: Path, model: Any, task: Task, data: Data) -> None:
+    """Writes the model, and what it makes of the validation split as its callers would send it."""
+    model.save(folder)
+    if hasattr(task.data, "inputs"):
+        measured = reference.measure(model, task.data.inputs(data))
+        if measured is not None:
+            (folder / reference.FILE).write_text(measured.to_json(), encoding="utf-8")
