@@ -11,8 +11,10 @@ PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, p
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
+# What needs no Ray runs on two cores at once; what needs it shares one cluster.
 test: .venv/dev
-	$(PY) -m pytest
+	$(PY) -m pytest tests/unit tests/behaviour tests/kube tests/test_structure.py -n 2 --dist loadfile
+	$(PY) -m pytest tests/integration
 
 check: .venv/dev
 	$(PY) -m ruff check .
