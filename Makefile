@@ -11,10 +11,10 @@ PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, p
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
-# What needs no Ray runs on two cores at once; what needs it shares one cluster.
+# Two at a time, but for what shares one Ray cluster or needs the machine to itself.
 test: .venv/dev
-	$(PY) -m pytest tests/unit tests/behaviour tests/kube tests/test_structure.py -n 2 --dist loadfile
-	$(PY) -m pytest tests/integration
+	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile
+	$(PY) -m pytest -m alone
 
 check: .venv/dev
 	$(PY) -m ruff check .

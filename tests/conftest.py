@@ -42,6 +42,13 @@ def tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what shares the one Ray cluster, so that it can be run apart from what runs two at a time."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fails a CI run in which a test was skipped for a reason that is not on the list."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
