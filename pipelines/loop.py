@@ -47,6 +47,20 @@ class Diverged(ValueError):
     """The loss stopped being a finite number."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and its checkpoint is on the disk: the same run goes on from there."""
+
+    def __init__(self, reason: str, step: int) -> None:
+        """Takes why, and after which step."""
+        super().__init__(f"{reason}; stopped after step {step} with a checkpoint")
+        self.reason, self.step = reason, step
+
+
+def never() -> str:
+    """Asks for no stop."""
+    return ""
+
+
 def run(
     task: Task,
     config: Settings,
@@ -55,18 +69,22 @@ def run(
     emit: Emit = lambda event: None,
     data: Data | None = None,
     checkpoint_steps: int = 0,
+    stop: Callable[[], str] = never,
 ) -> dict[str, float]:
     """Trains, evaluates and writes the model artifact of one run; goes on from its checkpoint if it has one.
 
     Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
     Checkpoints are written after each epoch, and every `checkpoint_steps` steps unless that is 0.
-    Returns the test metrics. Raises Diverged, and ValueError for bad data or another data's checkpoint.
+    `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
+    stops all, after a checkpoint. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad data
+    or another data's checkpoint.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
         torch.set_num_threads(place.threads)
     emit({"event": "loading"})
     worker = Worker(task, config, run_dir, place, emit, data or task.data.load(config), checkpoint_steps)
+    worker.stop = stop
     worker.resume()
     emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
     while worker.progress.epoch < config.epochs and not worker.progress.done:
@@ -99,6 +117,8 @@ class Worker:
         self.checkpoint_steps = checkpoint_steps
         self.window_steps = 1
         self.next_save = 0.0
+        self.stop: Callable[[], str] = never
+        self.stopping = False
 
     def describe(self) -> dict[str, Any]:
         """Says what is learned from what, for the journal."""
@@ -120,6 +140,8 @@ class Worker:
             saving = self.checkpoint_steps and progress.step % self.checkpoint_steps == 0
             if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
                 self._log(losses, time.perf_counter() - started)
+                if self.stopping:
+                    self.end_early()
                 if saving and progress.batch < len(plan):
                     collectives.average_buffers(self.network, self.place.world)
                     self.save()
@@ -127,8 +149,10 @@ class Worker:
 
     def _log(self, losses: list[Tensor], seconds: float) -> None:
         """Reads the losses of a window, the one moment the step waits for the device, on all ranks alike."""
-        window_K1 = torch.cat([torch.stack(losses).double(), torch.tensor([seconds], device=self.device).double()])
-        *means, seconds = (collectives.sum_over_ranks(window_K1, self.place.world) / self.place.world).tolist()
+        said = torch.tensor([seconds, bool(self.stop())], dtype=torch.float64, device=self.device)
+        window_K2 = torch.cat([torch.stack(losses).double(), said])
+        *means, seconds, asked = (collectives.sum_over_ranks(window_K2, self.place.world) / self.place.world).tolist()
+        self.stopping = asked > 0
         self.window_steps = max(1, min(WINDOW_STEPS, round(len(losses) * WINDOW_SECONDS / max(seconds, 1e-6))))
         first = self.progress.step - len(means)
         lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps)
@@ -164,6 +188,14 @@ class Worker:
             checkpoint.write(self.run_dir / "checkpoints", self.progress.step, state)
             self.next_save = time.monotonic() + (time.monotonic() - started) / SAVING_SHARE
 
+    def end_early(self) -> None:
+        """Writes a checkpoint between two steps and raises Stopped, on all ranks alike."""
+        collectives.average_buffers(self.network, self.place.world)
+        self.save()
+        if self.place.world > 1:
+            dist.barrier()
+        raise Stopped(self.stop() or "another worker was asked to stop", self.progress.step)
+
     def resume(self) -> None:
         """Goes on from the run's newest whole checkpoint, if there is one."""
         found = checkpoint.latest(self.run_dir / "checkpoints")
@@ -175,10 +207,14 @@ class Worker:
                 f"{str(self.run_dir)!r} learned from other data (digest {state['data'][:12]}, now "
                 f"{self.data.digest[:12]}); give the same data or start a new run"
             )
+        self.restore(state)
+        self.emit({"event": "resume", "step": self.progress.step, "problems": problems})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Makes weights, optimizer, counters and all else what they were when `state` was taken."""
         self.network.load_state_dict(state["network"])
         self.stepper.restore(state)
         self.best, self.progress = state["best"], Progress(**state["progress"])
-        self.emit({"event": "resume", "step": self.progress.step, "problems": problems})
 
     def finish(self) -> dict[str, float]:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""
