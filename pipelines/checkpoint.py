@@ -1,7 +1,10 @@
 """Checkpoints of a run: everything needed to go on exactly, atomic, hashed, and without pickle."""
 
+import hashlib
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +16,36 @@ from pipelines import sealed
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
 KEPT = 2
+ATTEMPTS = 5
+"""Times that a folder is looked through again because another process took away what was being read."""
 
 
-def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
+def write(folder: Path, step: int, state: dict[str, Any], score: float | None = None, keep: int = KEPT) -> Path:
     """Writes a checkpoint of nested dicts, lists, numbers, strings and tensors, and prunes old ones.
 
-    The one before is kept, and deleted only once a newer one is whole. A step that a resumed run takes again
-    keeps its checkpoint, unless that is the corrupt one it was resumed without.
+    Kept are the newest `keep` and the one with the highest `score`; the one before is deleted only once this one was
+    read back and is whole. A step that is taken again gets one more checkpoint, which is the newer one.
+    Raises OSError when it cannot be written, and then leaves nothing of it.
     """
-    place = folder / f"step-{step:09d}"
-    if not _is_whole(place):
-        for torn in [place, *folder.glob(".step-*.rough")]:  # what a crash left half-written
-            shutil.rmtree(torn, ignore_errors=True)
-        sealed.write(place, lambda rough: _fill(rough, state))
-    for old in _all(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    skeleton, tensors = take_apart(state)
+    return write_parts(folder, step, skeleton, copy_to_cpu(tensors), score, keep)
+
+
+def write_parts(
+    folder: Path, step: int, skeleton: Any, tensors: Mapping[str, Tensor], score: float | None, keep: int
+) -> Path:
+    """Writes a checkpoint as `write` does, from parts in host memory, no two of which share it."""
+    place, times = folder / f"step-{step:09d}", 1
+    while place.exists():
+        times += 1
+        place = folder / f"step-{step:09d}-{times}"
+    try:
+        sealed.write(place, lambda rough: _fill(rough, skeleton, tensors), {"step": step, "score": score})
+    except BaseException:
+        sweep(folder)
+        raise
+    sealed.verify(place)
+    prune(folder, keep)
     return place
 
 
@@ -37,47 +55,150 @@ def latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     Returns the state and a sentence for each newer checkpoint that was passed over as corrupt.
     Raises ValueError when there are checkpoints and none of them is whole.
     """
-    problems: list[str] = []
-    for place in reversed(_all(folder)):
-        try:
-            sealed.verify(place)
-        except sealed.Corrupt as problem:
-            problems.append(str(problem))
-            continue
-        return _read(place), problems
-    if problems:
-        raise ValueError(f"no checkpoint below {str(folder)!r} is whole: {problems[0]}")
-    return None
+    for _ in range(ATTEMPTS):
+        problems: list[str] = []
+        found = steps(folder)
+        for place in reversed(found):
+            try:
+                sealed.verify(place)
+                return _read(place), problems
+            except (sealed.Corrupt, OSError) as problem:
+                problems.append(str(problem))
+        if not found:
+            return None
+        if steps(folder) == found:
+            raise ValueError(f"no checkpoint below {str(folder)!r} is whole: {problems[0]}")
+    raise ValueError(f"the checkpoints below {str(folder)!r} vanish while they are read; another run writes there")
 
 
-def _all(folder: Path) -> list[Path]:
+def set_aside(folder: Path) -> None:
+    """Renames checkpoints newer than the newest whole one, so that none counts as kept; a later write deletes them."""
+    for place in reversed(steps(folder)):
+        if _is_whole(place):
+            return
+        aside = place.with_name(f"corrupt-{place.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        place.rename(aside)
+
+
+def steps(folder: Path) -> list[Path]:
+    """Lists the checkpoints below a folder, whole or not, the oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def whole(folder: Path) -> list[Path]:
+    """Lists the checkpoints below a folder that are whole, the oldest first."""
+    return [place for place in steps(folder) if _is_whole(place)]
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` and the best, and what was set aside."""
+    found = steps(folder)
+    scores = {place: score for place in found if (score := _score(place)) is not None}
+    best = max(scores, key=lambda place: (scores[place], place.name), default=None)
+    old = [place for place in found[:-keep] if place != best]
+    for place in [*old, *folder.glob("corrupt-step-*")]:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps."""
+    for place in steps(folder):
+        if int(place.name.split("-")[1]) > step:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what this process and dead ones left half-written; a live process's is left alone."""
+    for rough in folder.glob(".step-*.rough"):
+        pid = int(rough.name.split(".")[-2])
+        if pid == os.getpid() or not _is_alive(pid):
+            shutil.rmtree(rough, ignore_errors=True)
+
+
+def digest(state: dict[str, Any]) -> str:
+    """Hashes a state, its tensors bit by bit; SHA-256 in hexadecimal, the same on every device."""
+    skeleton, tensors = take_apart(state)
+    sha = hashlib.sha256(json.dumps(_ordered(skeleton)).encode())
+    for path in sorted(tensors):
+        tensor = tensors[path].cpu().contiguous()
+        sha.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def take_apart(state: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """Separates a state into what JSON can say and its tensors by path; tensors are not copied."""
+    tensors: dict[str, Tensor] = {}
+    return _take_apart(state, "", tensors), tensors
+
+
+def put_together(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Gives the state that was taken apart; tuples come back as lists."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "dict" in skeleton:
+        return {key: put_together(item, tensors) for key, item in skeleton["dict"]}
+    return [put_together(item, tensors) for item in skeleton["list"]]
+
+
+def copy_to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies a state dict so that further training leaves the copy alone."""
+    with torch.no_grad():
+        return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+
+
+def _ordered(skeleton: Any) -> Any:
+    """Sorts dicts by key: the order in which an optimizer met its parameters is no part of its state."""
+    if not isinstance(skeleton, dict) or "tensor" in skeleton:
+        return skeleton
+    if "dict" in skeleton:
+        pairs = [[key, _ordered(item)] for key, item in skeleton["dict"]]
+        return {"dict": sorted(pairs, key=lambda pair: str(pair[0]))}
+    return {"list": [_ordered(item) for item in skeleton["list"]]}
 
 
 def _is_whole(place: Path) -> bool:
     try:
         sealed.verify(place)
-    except sealed.Corrupt:
+    except (sealed.Corrupt, OSError):
         return False
     return True
 
 
-def _fill(rough: Path, state: dict[str, Any]) -> None:
-    tensors: dict[str, Tensor] = {}
-    skeleton = _take_apart(state, "", tensors)
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _score(place: Path) -> float | None:
+    try:
+        return json.loads((place / sealed.MANIFEST).read_text(encoding="utf-8")).get("score")
+    except (OSError, ValueError):
+        return None
+
+
+def _fill(rough: Path, skeleton: Any, tensors: Mapping[str, Tensor]) -> None:
     (rough / STATE).write_text(json.dumps(skeleton))
-    save_file(tensors, str(rough / TENSORS))
+    save_file({path: tensor.contiguous() for path, tensor in tensors.items()}, str(rough / TENSORS))
 
 
 def _read(place: Path) -> dict[str, Any]:
     skeleton = json.loads((place / STATE).read_text())
-    return _put_together(skeleton, load_file(str(place / TENSORS)))
+    return put_together(skeleton, load_file(str(place / TENSORS)))
 
 
 def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Replaces tensors by their paths, and dicts by pairs, since JSON would make strings of number keys."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[path] = value.detach()
         return {"tensor": path}
     if isinstance(value, dict):
         return {"dict": [[key, _take_apart(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
@@ -85,19 +206,3 @@ def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {"list": [_take_apart(item, f"{path}/{number}", tensors) for number, item in enumerate(value)]}
     assert value is None or isinstance(value, bool | int | float | str), f"{path} is a {type(value)}"
     return value
-
-
-def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "dict" in value:
-        return {key: _put_together(item, tensors) for key, item in value["dict"]}
-    return [_put_together(item, tensors) for item in value["list"]]
-
-
-def copy_to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies a state dict so that further training leaves the copy alone."""
-    with torch.no_grad():
-        return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}

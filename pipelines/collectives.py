@@ -1,5 +1,9 @@
 """What ranks tell each other besides gradients; each does nothing in a world of one."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -32,3 +36,54 @@ def average_buffers(network: nn.Module, world: int) -> None:
             buffer /= world
         else:
             dist.broadcast(buffer, 0)
+
+
+def share(
+    skeleton: Any, tensors: Mapping[str, Tensor], rank: int, world: int, device: torch.device
+) -> tuple[Any, dict[str, Tensor]]:
+    """Gives every rank what rank 0 has: something JSON can say, and tensors by name, in host memory."""
+    if world == 1:
+        return skeleton, dict(tensors)
+    kinds = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()}
+    text = _share_bytes(json.dumps([skeleton, kinds]).encode(), rank, device)
+    skeleton, kinds = json.loads(text)
+    shared = {}
+    for name, (kind, shape) in kinds.items():
+        empty = torch.empty(shape, dtype=getattr(torch, kind), device=device)
+        value = tensors[name].to(device).contiguous() if rank == 0 else empty
+        if value.numel():
+            dist.broadcast(value.view(-1).view(torch.uint8), 0)
+        shared[name] = value.cpu()
+    return skeleton, shared
+
+
+def _share_bytes(text: bytes, rank: int, device: torch.device) -> bytes:
+    length_1 = torch.tensor([len(text)], device=device)
+    dist.broadcast(length_1, 0)
+    text_L = torch.zeros(int(length_1), dtype=torch.uint8, device=device)
+    if rank == 0:
+        text_L.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    dist.broadcast(text_L, 0)
+    return text_L.cpu().numpy().tobytes()
+
+
+def gather_buffers(network: nn.Module, world: int) -> Tensor | None:
+    """Gives the floating-point buffers of all ranks, float64 [ranks, numbers]; None where there are none to differ."""
+    found = [buffer.detach().reshape(-1).double() for buffer in network.buffers() if buffer.is_floating_point()]
+    if world == 1 or not found:
+        return None
+    own_N = torch.cat(found)
+    parts = [torch.empty_like(own_N) for _ in range(world)]
+    dist.all_gather(parts, own_N)
+    return torch.stack(parts)
+
+
+@torch.no_grad()
+def set_buffers(network: nn.Module, values_N: Tensor) -> None:
+    """Sets the floating-point buffers to numbers in the order in which `gather_buffers` gives them."""
+    at = 0
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            values = values_N[at : at + buffer.numel()].reshape(buffer.shape)
+            buffer.copy_(values.to(buffer.device, buffer.dtype))
+            at += buffer.numel()

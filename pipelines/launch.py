@@ -75,6 +75,7 @@ def train(runs: list[Run], launch: Launch) -> None:
             "threads": launch.threads,
             "gpu": launch.gpu,
             "save": launch.checkpoint_steps,
+            "keeping": (launch.keep, launch.storage, launch.resume_anyway),
         },
         scaling_config=ScalingConfig(num_workers=launch.workers, use_gpu=launch.gpu),
         run_config=RunConfig(name="ray", storage_path=str(runs[0].folder)),
@@ -95,6 +96,7 @@ def _work(settings: dict[str, Any]) -> None:
     from pipelines import loop, runs
     from pipelines.journal import Journal
     from pipelines.place import Place
+    from pipelines.saving import Keeping
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -114,7 +116,8 @@ def _work(settings: dict[str, Any]) -> None:
             pulse.beat(event)
 
         try:
-            loop.run(run.task, run.config, run.folder, place, emit, checkpoint_steps=settings["save"])
+            saving = {"checkpoint_steps": settings["save"], "keeping": Keeping(*settings["keeping"])}
+            loop.run(run.task, run.config, run.folder, place, emit, **saving)
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
             raise

@@ -2,16 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pipelines import loop
 from pipelines.journal import Journal
 from pipelines.place import Place
 from pipelines.runs import Run
+from pipelines.saving import Keeping
 from pipelines.settings import Launch
+from pipelines.stopping import Notice
 
 
 def train(runs: list[Run], launch: Launch) -> None:
-    """Trains the runs one after the other. Raises ValueError as the loop does."""
+    """Trains the runs one after the other. Raises ValueError as the loop does, and Stopped after SIGTERM."""
     import torch
     import torch.distributed as dist
 
@@ -27,7 +30,10 @@ def train(runs: list[Run], launch: Launch) -> None:
         journal = Journal(folder)
         try:
             place = Place(rank, world, device, threads)
-            loop.run(run.task, run.config, folder, place, journal.append, checkpoint_steps=launch.checkpoint_steps)
+            keeping = Keeping(launch.keep, launch.storage, launch.resume_anyway)
+            with Notice() as stop:
+                saving: dict[str, Any] = {"checkpoint_steps": launch.checkpoint_steps, "keeping": keeping}
+                loop.run(run.task, run.config, folder, place, journal.append, stop=stop, **saving)
         except ValueError as problem:
             journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
             raise

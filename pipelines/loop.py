@@ -15,20 +15,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint, collectives, release
+from pipelines import batches, checkpoint, collectives, identity, release, saving
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
 from pipelines.place import Place
 from pipelines.replica import replicate
+from pipelines.saving import USUAL, Keeping
 from pipelines.schedules import rate
 from pipelines.settings import Settings
 from pipelines.steps import Stepper
+from pipelines.stopping import Stopped, never
 from pipelines.tasks import Task
 
 Emit = Callable[[dict[str, Any]], None]
 WINDOW_SECONDS, WINDOW_STEPS = 0.5, 256
-SAVING_SHARE = 0.02
-"""Largest share of a run's time that checkpoints at the ends of short epochs may take."""
 
 
 @dataclass
@@ -55,31 +55,51 @@ def run(
     emit: Emit = lambda event: None,
     data: Data | None = None,
     checkpoint_steps: int = 0,
+    stop: Callable[[], str] = never,
+    keeping: Keeping = USUAL,
 ) -> dict[str, float]:
     """Trains, evaluates and writes the model artifact of one run; goes on from its checkpoint if it has one.
 
     Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
-    Checkpoints are written after each epoch, and every `checkpoint_steps` steps unless that is 0.
-    Returns the test metrics. Raises Diverged, and ValueError for bad data or another data's checkpoint.
+    Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
+    0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
+    stops all, after a checkpoint. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad data,
+    another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
         torch.set_num_threads(place.threads)
     emit({"event": "loading"})
-    worker = Worker(task, config, run_dir, place, emit, data or task.data.load(config), checkpoint_steps)
-    worker.resume()
-    emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
-    while worker.progress.epoch < config.epochs and not worker.progress.done:
-        worker.train_epoch()
-        worker.finish_epoch()
-    return worker.finish()
+    data = data or task.data.load(config)
+    worker = Worker(task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
+    try:
+        worker.resume()
+        emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
+        while worker.progress.epoch < config.epochs and not worker.progress.done:
+            worker.train_epoch()
+            worker.finish_epoch()
+        metrics = worker.finish()
+    except BaseException:
+        worker.saver.close()
+        raise
+    worker.saver.close(whole=True)
+    return metrics
 
 
 class Worker:
     """One rank's model, data and counters."""
 
     def __init__(
-        self, task: Task, config: Settings, run_dir: Path, place: Place, emit: Emit, data: Data, checkpoint_steps: int
+        self,
+        task: Task,
+        config: Settings,
+        run_dir: Path,
+        place: Place,
+        emit: Emit,
+        data: Data,
+        checkpoint_steps: int = 0,
+        stop: Callable[[], str] = never,
+        keeping: Keeping = USUAL,
     ) -> None:
         """Makes the model, the same on every rank, and moves data and model to the device."""
         self.task, self.config, self.run_dir, self.place, self.emit = task, config, run_dir, place, emit
@@ -98,13 +118,16 @@ class Worker:
         self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.checkpoint_steps = checkpoint_steps
         self.window_steps = 1
-        self.next_save = 0.0
+        self.stop, self.stopping, self.may_save = stop, False, True
+        self.about = identity.describe(task, config, data.digest, place)
+        self.saver = saving.Saver(run_dir, place, emit, keeping)
 
     def describe(self) -> dict[str, Any]:
         """Says what is learned from what, for the journal."""
         count = sum(parameter.numel() for parameter in self.network.parameters())
         sizes = {"train": len(self.train), "valid": len(self.data.valid), "test": len(self.data.test)}
-        return {"data": self.data.name, "data_digest": self.data.digest, "examples": sizes, "parameters": count}
+        digests = {"data_digest": self.data.digest, "code_digest": self.about["code"]}
+        return {"data": self.data.name, **digests, "examples": sizes, "parameters": count}
 
     def train_epoch(self) -> None:
         """Takes the steps of an epoch that are still to take."""
@@ -120,20 +143,26 @@ class Worker:
             saving = self.checkpoint_steps and progress.step % self.checkpoint_steps == 0
             if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
                 self._log(losses, time.perf_counter() - started)
+                if self.stopping:
+                    self.end_early()
                 if saving and progress.batch < len(plan):
-                    collectives.average_buffers(self.network, self.place.world)
                     self.save()
                 losses, started = [], time.perf_counter()
 
     def _log(self, losses: list[Tensor], seconds: float) -> None:
         """Reads the losses of a window, the one moment the step waits for the device, on all ranks alike."""
-        window_K1 = torch.cat([torch.stack(losses).double(), torch.tensor([seconds], device=self.device).double()])
-        *means, seconds = (collectives.sum_over_ranks(window_K1, self.place.world) / self.place.world).tolist()
+        said = [seconds, bool(self.stop()), self.saver.is_ready()]
+        said_3 = torch.tensor(said, dtype=torch.float64, device=self.device)
+        window_K3 = torch.cat([torch.stack(losses).double(), said_3])
+        shared_K3 = collectives.sum_over_ranks(window_K3, self.place.world) / self.place.world
+        *means, seconds, stopping, ready = shared_K3.tolist()
+        self.stopping, self.may_save = stopping > 0, ready > 0
         self.window_steps = max(1, min(WINDOW_STEPS, round(len(losses) * WINDOW_SECONDS / max(seconds, 1e-6))))
         first = self.progress.step - len(means)
         lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps)
         speed = len(means) * self.config.batch_size / max(seconds, 1e-9)
         self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
+        self.saver.report()
         for number, mean in enumerate(means):
             if not abs(mean) < float("inf"):
                 raise Diverged(
@@ -152,33 +181,54 @@ class Worker:
                 self.best = checkpoint.copy_to_cpu(self.network.state_dict())
         progress.done = 0 < config.early_stopping <= progress.epoch - progress.best_epoch
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        if progress.done or progress.epoch == config.epochs or time.monotonic() >= self.next_save:
-            self.save()
+        if progress.done or progress.epoch == config.epochs or self.may_save:
+            self.save(metrics[self.task.train.PRIMARY])
 
-    def save(self) -> None:
-        """Writes a checkpoint; rank 0 does, since all ranks hold the same."""
-        if self.place.rank == 0:
-            started = time.monotonic()
-            state = {"data": self.data.digest, "network": self.network.state_dict(), "best": self.best}
-            state |= {"progress": asdict(self.progress), **self.stepper.state()}
-            checkpoint.write(self.run_dir / "checkpoints", self.progress.step, state)
-            self.next_save = time.monotonic() + (time.monotonic() - started) / SAVING_SHARE
+    def state(self) -> dict[str, Any]:
+        """Gives all that a run goes on from, the same on every rank; the tensors are the ones in use."""
+        state = {"about": self.about, "network": self.network.state_dict(), "best": self.best}
+        in_epoch = self.progress.batch > 0  # at an epoch's end they are alike
+        buffers_RN = collectives.gather_buffers(self.network, self.place.world) if in_epoch else None
+        return {**state, "buffers": buffers_RN, "progress": asdict(self.progress), **self.stepper.state()}
+
+    def save(self, score: float | None = None) -> None:
+        """Writes a checkpoint beside the training; all ranks take part, and rank 0 writes it."""
+        self.saver.save(self.progress.step, self.state(), score)
+
+    def end_early(self) -> None:
+        """Writes a checkpoint between two steps and raises Stopped, on all ranks alike, when it is on the disk."""
+        self.save()
+        self.saver.wait()
+        if self.place.world > 1:
+            dist.barrier()  # the first to end may take the others with it
+        self.saver.finish()
+        stopped = Stopped(self.stop() or "another worker was asked to stop", self.progress.step)
+        self.emit({"event": "stopped", "step": stopped.step, "reason": stopped.reason})
+        raise stopped
 
     def resume(self) -> None:
         """Goes on from the run's newest whole checkpoint, if there is one."""
-        found = checkpoint.latest(self.run_dir / "checkpoints")
+        found = self.saver.latest()
         if found is None:
             return
         state, problems = found
-        if state["data"] != self.data.digest:
+        notes = identity.check(state.get("about"), self.about, str(self.run_dir), self.saver.keeping.anyway)
+        self.restore(state)
+        self.emit({"event": "resume", "step": self.progress.step, "problems": problems, "inexact": notes})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Makes weights, optimizer, counters and all else what they were when `state` was taken."""
+        try:
+            self.network.load_state_dict(state["network"])
+            self.stepper.restore(state)
+        except (RuntimeError, KeyError, ValueError) as problem:
             raise ValueError(
-                f"{str(self.run_dir)!r} learned from other data (digest {state['data'][:12]}, now "
-                f"{self.data.digest[:12]}); give the same data or start a new run"
-            )
-        self.network.load_state_dict(state["network"])
-        self.stepper.restore(state)
+                f"the checkpoint in {str(self.run_dir)!r} does not fit the network: {problem}"
+            ) from problem
+        if (buffers_RN := state["buffers"]) is not None:
+            alike = len(buffers_RN) == self.place.world
+            collectives.set_buffers(self.network, buffers_RN[self.place.rank] if alike else buffers_RN.mean(0))
         self.best, self.progress = state["best"], Progress(**state["progress"])
-        self.emit({"event": "resume", "step": self.progress.step, "problems": problems})
 
     def finish(self) -> dict[str, float]:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""
@@ -186,7 +236,10 @@ class Worker:
             self.network.load_state_dict(self.best)
         self.emit({"event": "testing"})
         sums, metrics = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
+        self.saver.finish()
+        state = {**self.state(), "about": None, "metrics": metrics}
         if self.place.rank == 0:
+            self.emit({"event": "state", "digest": checkpoint.digest(state)})
             metrics = release.write(
                 self.task, self.config, self.model, self.data, self.run_dir, sums, metrics, self.emit
             )

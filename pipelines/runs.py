@@ -1,6 +1,7 @@
 """Run folders: what a run is about, so that it can be recorded and continued; standard library only."""
 
 import json
+import secrets
 import shutil
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -41,9 +42,23 @@ def create(word: str, task: Task, config: Settings, launch: Launch, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     word = word if word in tasks.TASKS else str(task.folder)
     config = absolute(config)
-    about = {"word": word, "task": task.name, "config": asdict(config), "launch": asdict(launch)}
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    if launch.storage and "://" not in launch.storage:
+        launch = replace(launch, storage=str(Path(launch.storage).resolve()))
+    named = {"word": word, "task": task.name, "id": secrets.token_hex(16)}
+    _describe(folder, {**named, "config": asdict(config), "launch": asdict(launch)})
     return Run(word, task, config, folder)
+
+
+def change(run: Run, config: Settings) -> Run:
+    """Gives a run other settings for the rest of it."""
+    _describe(run.folder, {**_about(run.folder), "config": asdict(config)})
+    return replace(run, config=config)
+
+
+def _describe(folder: Path, about: dict[str, Any]) -> None:
+    rough = folder / f".{ABOUT}.rough"
+    rough.write_text(json.dumps(about, indent=2) + "\n")
+    rough.replace(folder / ABOUT)
 
 
 def absolute(config: Settings) -> Settings:
@@ -86,26 +101,28 @@ def _about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(folder / ABOUT)!r} is damaged: {problem}") from problem
 
 
-def check_same(run: Run, task: Task, config: Settings) -> None:
-    """Raises ValueError when a run is continued as another task or with other settings, naming them."""
+def check_same(run: Run, task: Task, config: Settings, anyway: bool = False) -> None:
+    """Raises ValueError when a run is continued as another task or, unless `anyway`, with other settings."""
     if task.name != run.task.name:
         raise ValueError(f"{str(run.folder)!r} is a run of {run.task.name}, not of {task.name}")
-    for field in fields(run.config):
+    for field in () if anyway else fields(run.config):
         then, now = getattr(run.config, field.name), getattr(config, field.name)
         if then != now:
             flag = "--" + field.name.replace("_", "-")
             raise ValueError(
-                f"the run in {str(run.folder)!r} has {flag} {then}, not {now}; leave the flag out to resume"
+                f"the run in {str(run.folder)!r} has {flag} {then}, not {now}; leave the flag out to resume, or add "
+                "--resume-anyway"
             )
 
 
 def _config(task: Task, values: dict[str, Any], folder: Path) -> Settings:
+    """Reads settings; those that were added since then have their defaults."""
     kind = task.config.Config
     known = {field.name for field in fields(kind)}
-    if set(values) != known:
-        odd = ", ".join(sorted(set(values) ^ known))
+    if unknown := sorted(set(values) - known):
         raise ValueError(
-            f"the run in {str(folder)!r} was made by another version of {task.name}; settings differ: {odd}"
+            f"the run in {str(folder)!r} was made by another version of {task.name}; it has settings that this one "
+            f"lacks: {', '.join(unknown)}"
         )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 

@@ -67,6 +67,12 @@ class Launch:
     """CPU threads per worker; 0 shares this machine's cores among the workers."""
     checkpoint_steps: int = 0
     """Steps between checkpoints within an epoch; 0 writes them at the ends of epochs."""
+    keep: int = 2
+    """Newest checkpoints to keep, besides the best."""
+    storage: str = ""
+    """Folder, s3://BUCKET/... or gs://BUCKET/... below which the run's folder is copied; empty copies nowhere."""
+    resume_anyway: bool = False
+    """Whether to resume with other settings, code or data than the run began with; what follows is then another run."""
     run_dir: str = ""
     """Folder of the run's checkpoints, journal and artifact; empty makes one under runs/."""
     resume: str = ""
@@ -82,6 +88,12 @@ class Launch:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
         if self.checkpoint_steps < 0:
             raise ValueError(f"--checkpoint-steps is {self.checkpoint_steps}; it must be 0 or more")
+        if self.keep < 1:
+            raise ValueError(f"--keep is {self.keep}; the least allowed is 1")
+        if "://" in self.storage and not self.storage.startswith(("s3://", "gs://", "file:///")):
+            raise ValueError(f"--storage is {self.storage!r}; it must be a folder, s3://BUCKET/... or gs://BUCKET/...")
+        if self.resume_anyway and not self.resume:
+            raise ValueError("--resume-anyway goes with --resume RUN_DIR")
         if self.local and self.workers > 1:
             raise ValueError(f"--local trains in one process; --workers is {self.workers} and needs Ray or torchrun")
         if self.resume and self.run_dir:

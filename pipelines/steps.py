@@ -92,4 +92,12 @@ class Stepper:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's state."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():  # laid out in memory as they were, such as channels last
+            for name, value in kept.items():
+                if (
+                    isinstance(value, Tensor)
+                    and value.shape == parameter.shape
+                    and value.stride() != parameter.stride()
+                ):
+                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.scaler.load_state_dict(state["scaler"])

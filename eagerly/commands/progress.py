@@ -3,8 +3,9 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,8 @@ class State:
     began_step: int = 0
     valid: str = ""
     done: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong without ending the run, and was not shown yet."""
 
     def take(self, event: Event) -> None:
         """Brings the state up to date with an event of the journal."""
@@ -48,6 +51,11 @@ class State:
                 self.phase = "testing"
             case "test":
                 self.phase, self.done, self.step = "trained", True, self.steps
+            case "resume":
+                self.warnings += [f"passed over: {problem}" for problem in event.get("problems", [])]
+                self.warnings += [f"no longer bit-identical: it {why}" for why in event.get("inexact", [])]
+            case "checkpoint" | "storage" if event.get("problem"):
+                self.warnings.append(event["problem"])
 
     def seconds_left(self) -> float | None:
         """Estimates the time to the last step from the speed so far."""
@@ -78,6 +86,7 @@ class Display:
             reader.skip()
         self._states = [State(folder.name) for folder in folders]
         self._phase = ""
+        self._print: Callable[[str], None] = partial(print, file=sys.stderr, flush=True)
         self._ended = threading.Event()
         self._began = time.monotonic()
         work = self._draw_bars if sys.stderr.isatty() else self._print_lines
@@ -103,6 +112,9 @@ class Display:
         for reader, state in zip(self._readers, self._states, strict=True):
             for event in reader.new_events():
                 state.take(event)
+            for warning in state.warnings:
+                self._print(f"eagerly: {state.name}: {warning}")
+            state.warnings.clear()
 
     def _headline(self) -> str:
         return f"{self._phase or 'starting'}, {time.monotonic() - self._began:.0f} s"
@@ -129,6 +141,7 @@ class Display:
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn())
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True)) as bars:
+            self._print = partial(bars.console.print, markup=False, highlight=False)
             head = bars.add_task("", total=None, figures="")
             rows: list[Any] = [bars.add_task(state.name, total=None, figures="") for state in self._states]
             ended = False

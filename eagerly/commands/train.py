@@ -1,5 +1,6 @@
 """`eagerly train`: trains through Ray Train or in this process, logs to MLflow, registers the model."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,12 +13,17 @@ from eagerly.commands.progress import Display
 from pipelines import recording, runs, tasks
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
+from pipelines.stopping import Stopped
+
+STOPPED = 143
+"""The exit code after SIGTERM, as a shell has it."""
 
 HELP = f"""usage: eagerly train TASK [flags]
 
 TASK is one of {", ".join(tasks.TASKS)}, `all`, or the folder of a task of your own with
 {", ".join(tasks.FILES)}. `eagerly train TASK --help` shows the task's flags.
-`eagerly train --resume RUN_DIR` continues a run with the settings it was started with.
+`eagerly train --resume RUN_DIR` continues a run with the settings it was started with; RUN_DIR may be below the
+run's --storage, as s3://BUCKET/runs/NAME, on a machine that has nothing of it.
 `torchrun --nproc-per-node 2 -m eagerly train TASK [flags]` trains in torchrun's processes, without Ray."""
 
 
@@ -34,10 +40,14 @@ def train(launch: Launch, planned: list[Run]) -> int:
     """Trains runs, shows progress from the first second, and prints what came of them; returns the exit code."""
     work = _local if launch.local or "RANK" in os.environ else _through_ray
     if _rank() > 0:
-        work(planned, launch)
+        with contextlib.suppress(Stopped):
+            work(planned, launch)
         return 0
     try:
         results = _record(work, planned, launch)
+    except Stopped as stopped:
+        print(f"eagerly: {stopped}; `eagerly train --resume {planned[0].folder}` goes on", file=sys.stderr)
+        return STOPPED
     except recording.NotRecorded as problem:
         _print(problem.recorded)
         print(f"eagerly: {problem}", file=sys.stderr)
@@ -66,7 +76,7 @@ def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
     first, *rest = words
     if first.startswith("-"):
         return _resume(None, words)
-    if "--resume" in rest or any(word.startswith("--resume=") for word in rest):
+    if any(_names_run(word) for word in rest):
         return _resume(first, rest)
     named = tasks.TASKS if first == "all" else (first,)
     parsed = [_parse(word, rest) for word in named]
@@ -92,18 +102,33 @@ def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None 
 
 
 def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
-    at = next(number for number, text in enumerate(words) if text.startswith("--resume")) if words else 0
-    folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "")
+    at = next((number for number, text in enumerate(words) if _names_run(text)), len(words))
+    folder = words[at].partition("=")[2] or (words[at + 1] if at + 1 < len(words) else "") if words[at:] else ""
     if not folder or folder.startswith("-"):
         raise ValueError("--resume needs the folder of a run, such as runs/classifier-20261123-142340")
-    if not folder:
-        raise ValueError("--resume needs the folder of a run, such as one below runs/")
-    run = runs.reopen(Path(folder))
+    where, remote = _bring(folder), "://" in folder
+    run = runs.reopen(where)
     task = tasks.find(word) if word else run.task
-    before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder))
+    before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder), resume_anyway=False)
+    if remote:
+        before = replace(before, storage=folder.rstrip("/").rpartition("/")[0])
     config, launch = _parse(word or run.word, words, (run.config, before) if task == run.task else None)
-    runs.check_same(run, task, runs.absolute(config))
-    return launch, [run]
+    config = runs.absolute(config)
+    runs.check_same(run, task, config, launch.resume_anyway)
+    return launch, [run if config == run.config else runs.change(run, config)]
+
+
+def _names_run(word: str) -> bool:
+    return word == "--resume" or word.startswith("--resume=")
+
+
+def _bring(folder: str) -> Path:
+    """Finds the folder of a run, or brings what is below an address to runs/."""
+    if "://" not in folder:
+        return Path(folder)
+    from pipelines import storage
+
+    return storage.fetch_run(folder, Path("runs"))
 
 
 def _local(planned: list[Run], launch: Launch) -> None:

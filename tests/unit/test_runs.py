@@ -59,7 +59,9 @@ def test_a_refused_run_leaves_no_folder_and_one_that_began_stays() -> None:
 
 def test_other_settings_are_refused_by_the_flag_that_differs() -> None:
     run = _create(batch_size=32)
-    with pytest.raises(ValueError, match=r"has --batch-size 32, not 64; leave the flag out to resume"):
+    with pytest.raises(
+        ValueError, match=r"has --batch-size 32, not 64; leave the flag out to resume, or add --resume-anyway"
+    ):
         runs.check_same(run, run.task, run.task.config.Config(batch_size=64))
     runs.check_same(run, run.task, run.task.config.Config(batch_size=32))
 
@@ -87,5 +89,23 @@ def test_a_run_of_another_version_of_its_task_names_the_settings_that_differ() -
     about = json.loads((run.folder / runs.ABOUT).read_text())
     about["config"]["warmth"] = 3
     (run.folder / runs.ABOUT).write_text(json.dumps(about))
-    with pytest.raises(ValueError, match="made by another version of classifier; settings differ: warmth"):
+    with pytest.raises(
+        ValueError, match="made by another version of classifier; it has settings that this one lacks: warmth"
+    ):
         runs.reopen(run.folder)
+
+
+def test_a_run_made_before_a_setting_was_added_has_its_default() -> None:
+    run = _create(batch_size=32)
+    about = json.loads((run.folder / runs.ABOUT).read_text())
+    del about["config"]["clip"], about["launch"]["keep"]
+    (run.folder / runs.ABOUT).write_text(json.dumps(about))
+    assert runs.reopen(run.folder) == run
+    assert runs.launched(run.folder).keep == 2
+
+
+def test_other_settings_are_taken_when_told_and_remembered() -> None:
+    run = _create(batch_size=32)
+    config = run.task.config.Config(batch_size=64)
+    runs.check_same(run, run.task, config, anyway=True)
+    assert runs.reopen(runs.change(run, config).folder).config.batch_size == 64

@@ -1,0 +1,77 @@
+"""What a checkpoint belongs to: task, settings, code and data, and what differs from what is at hand now."""
+
+import ast
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.place import Place
+from pipelines.settings import Settings
+from pipelines.tasks import FILES, Task
+
+ROOT = Path(__file__).parent
+ANYWAY = "give what it began with, start a new run, or add --resume-anyway"
+
+
+def describe(task: Task, config: Settings, data_digest: str, place: Place) -> dict[str, Any]:
+    """Says what a run learns, by which code, from what, and on how many ranks and threads."""
+    told = {name: value for name, value in asdict(config).items() if name not in config.PATHS}  # the digest has these
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+    exact = {"world": place.world, "threads": place.threads, "device": place.device.partition(":")[0]}
+    return {"task": task.name, "settings": settings, "code": code_digest(task), "data": data_digest, **exact}
+
+
+def check(then: dict[str, Any] | None, now: dict[str, Any], where: str, anyway: bool) -> list[str]:
+    """Compares a checkpoint's description with the present one.
+
+    Returns a sentence for each reason why the run will not be bit-identical. Raises ValueError when the checkpoint is
+    another task's, or, unless `anyway`, when settings, code or data are others, naming all that differ.
+    """
+    if then is None:
+        raise ValueError(f"the checkpoint in {where!r} was written by another version of eagerly; start a new run")
+    if then["task"] != now["task"]:
+        raise ValueError(f"the checkpoint in {where!r} is one of {then['task']}, not of {now['task']}")
+    others = _settings(then["settings"], now["settings"])
+    if then["code"] != now["code"]:
+        others.append(f"was computed by other code (digest {then['code'][:12]}, now {now['code'][:12]})")
+    if then["data"] != now["data"]:
+        others.append(f"learned from other data (digest {then['data'][:12]}, now {now['data'][:12]})")
+    if others and not anyway:
+        raise ValueError(f"the checkpoint in {where!r} {', and '.join(others)}; {ANYWAY}")
+    moved = [(name, then[name], now[name]) for name in ("world", "threads", "device") if then[name] != now[name]]
+    return [*others, *(f"was taken with {name} {before}, now {after}" for name, before, after in moved)]
+
+
+def _settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Lists the settings that differ; one that was added since is compared by its default in `runs.reopen`."""
+    named = [name for name in then if name in now and then[name] != now[name]]
+    return [f"has --{name.replace('_', '-')} {then[name]}, not {now[name]}" for name in named]
+
+
+def code_digest(task: Task) -> str:
+    """Hashes the sources that decide what is learned: the loop's, the task's, and all of pipelines they import."""
+    found: dict[str, bytes] = {}
+    waiting = [ROOT / "loop.py", *(task.folder / file for file in FILES), *sorted(task.folder.glob("*.py"))]
+    while waiting:
+        path = waiting.pop()
+        name = str(path.relative_to(task.folder.parent if task.folder in path.parents else ROOT))
+        if name not in found:
+            found[name] = path.read_bytes()
+            waiting += _imported(found[name])
+    sha = hashlib.sha256()
+    for name in sorted(found):
+        sha.update(f"{name} {len(found[name])}\n".encode() + found[name])
+    return sha.hexdigest()
+
+
+def _imported(source: bytes) -> list[Path]:
+    """Lists the files of pipelines that a source imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    paths = (ROOT.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("pipelines."))
+    return [path for path in paths if path.is_file()]
