@@ -1,0 +1,194 @@
+"""The first process of a submitted job: runs `eagerly train`, and once more where it was killed; says how it goes on.
+
+It imports nothing heavy, so that training begins at once. Its lines that begin with jobs.MARK are for programs.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from eagerly.commands.progress import State
+from pipelines import cluster, history, runs
+from pipelines.jobs import MARK
+from pipelines.journal import Reader
+
+SAY_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 1.0, 10.0, 600.0
+"""A line a second that has news; after ten minutes, one in ten."""
+KEEP_AFTER_SECONDS = 15.0
+"""When the upload to MLflow begins: its imports would slow the start of the training."""
+UPLOAD_SECONDS, LAST_SECONDS = 120.0, 1.5
+"""Longest wait for the last upload, at a job's own end and where it was told to stop."""
+PAUSE_SECONDS = 1.0
+
+
+class Supervisor:
+    """One job, over all the times that its driver runs."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        """Takes what was submitted; the keys are those of jobs.Order.entrypoint."""
+        self.plan = plan
+        self.run_dir = Path(plan["run_dir"] or cluster.home() / "runs" / plan["name"])
+        self.folder = Path(tempfile.mkdtemp(prefix="eagerly-job-"))  # until the run has one, which must begin empty
+        self.said: dict[str, Any] = {"name": plan["name"], "task": plan["task"], "run_dir": str(self.run_dir)}
+        self.said |= {"phase": "starting", "restarts": 0, "step": 0, "steps": 0, "begun": time.time()}
+        self.stopping = False
+        self.lock = threading.Lock()
+        self.log = (self.folder / history.LOG).open("a", encoding="utf-8", buffering=1)
+        self.keeper: subprocess.Popen[bytes] | None = None
+        self.printed: dict[str, Any] = {}
+        self.last_print = 0.0
+        self.reader = Reader(self.run_dir)
+        self.reader.skip()
+        self.state = State(plan["name"])
+
+    def run(self) -> int:
+        """Runs the driver until it ends by itself, is told to stop, or was killed too often; returns the exit code."""
+        signal.signal(signal.SIGTERM, self._stop)
+        code = self._drive()
+        while code < 0 and not self.stopping and self.said["restarts"] < self.plan["restarts"]:
+            self.said["restarts"] += 1
+            self.print(f"the driver was killed by signal {-code}; it goes on from the last checkpoint")
+            time.sleep(PAUSE_SECONDS)
+            code = self._drive()
+        if code < 0 and not self.stopping:
+            self.print(f"the driver was killed by signal {-code}, the last of {self.plan['restarts']} restarts")
+        self.said["phase"] = "stopped" if self.stopping else ("done" if code == 0 else "failed")
+        self.said["ended"] = time.time()
+        self.say(force=True)
+        self._keep()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return 128 - code if code < 0 else code
+
+    def _stop(self, number: int, frame: Any) -> None:
+        """Notes that the job was told to stop; the jobs server signals the driver itself."""
+        self.stopping = True
+
+    def _command(self) -> list[str]:
+        words = [sys.executable, "-m", "eagerly", "train", self.plan["task"]]
+        if not (self.run_dir / runs.ABOUT).exists():
+            return [*words, *self.plan["flags"], "--run-dir", str(self.run_dir)]
+        self._rename_task()
+        self.print(f"resumes the run in {self.run_dir}")
+        return [*words, "--resume", str(self.run_dir)]
+
+    def _rename_task(self) -> None:
+        """Tells a run where a user's own task lies now: every submission has a folder of its own."""
+        about = json.loads((self.run_dir / runs.ABOUT).read_text(encoding="utf-8"))
+        if Path(about["word"]).is_absolute():
+            about["word"] = str(Path(self.plan["task"]).resolve())
+            (self.run_dir / runs.ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+    def _drive(self) -> int:
+        """Runs the driver once; returns its exit code, negative for a signal."""
+        driver = subprocess.Popen(
+            self._command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
+        assert driver.stdout is not None
+        listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)
+        listener.start()
+        began = time.monotonic()
+        while driver.poll() is None:
+            self._look()
+            self.say()
+            if self.keeper is None and time.monotonic() - began > KEEP_AFTER_SECONDS and self._has_run():
+                self._start_keeper()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                driver.wait(0.2)
+        listener.join(2.0)
+        self._look()
+        return driver.returncode
+
+    def _listen(self, output: IO[str]) -> None:
+        for line in output:
+            if line.startswith(MARK):
+                with contextlib.suppress(ValueError):
+                    self.said |= json.loads(line.removeprefix(MARK))
+            else:
+                self.print(line.rstrip("\n"))
+
+    def _look(self) -> None:
+        """Reads on in the journal."""
+        for event in self.reader.new_events():
+            self.state.take(event)
+            if event["event"] == "restart":
+                self.said["restarts"] += 1
+            if event["event"] in ("loading", "start", "testing", "test"):
+                self.said["phase"] = self.state.phase
+        left = self.state.seconds_left()
+        self.said |= {
+            "step": self.state.step,
+            "steps": self.state.steps,
+            "left_s": None if left is None else round(left),
+        }
+        if self.state.loss == self.state.loss:
+            self.said["loss"] = round(self.state.loss, 4)
+        if self._has_run() and "mlflow" not in self.said:
+            with contextlib.suppress(ValueError, KeyError):
+                self.said["mlflow"] = json.loads((self.run_dir / "mlflow.json").read_text())["run_id"]
+
+    def print(self, text: str) -> None:
+        """Writes a line for people."""
+        with self.lock:
+            self.log.write(text + "\n")
+            print(text, flush=True)
+
+    def say(self, force: bool = False) -> None:
+        """Writes a line for programs when there is news."""
+        now = time.monotonic()
+        pause = SAY_SECONDS if time.time() - self.said["begun"] < SELDOM_AFTER_SECONDS else SELDOM_SECONDS
+        news = {key: value for key, value in self.said.items() if self.printed.get(key) != value}
+        if news and (force or now - self.last_print >= pause):
+            with self.lock:
+                print(MARK + json.dumps(news), flush=True)
+            self.printed, self.last_print = {**self.said}, now
+            (self.folder / history.STATUS).write_text(json.dumps(self.said))
+
+    def _has_run(self) -> bool:
+        return (self.run_dir / "mlflow.json").exists()
+
+    def _settle(self) -> None:
+        """Moves the log into the run's folder, once there is one."""
+        if self.folder != self.run_dir and (self.run_dir / runs.ABOUT).exists():
+            with self.lock:
+                self.log.close()
+                with (self.run_dir / history.LOG).open("a", encoding="utf-8") as file:
+                    file.write((self.folder / history.LOG).read_text(encoding="utf-8"))
+                self.log = (self.run_dir / history.LOG).open("a", encoding="utf-8", buffering=1)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder = self.run_dir
+            (self.folder / history.STATUS).write_text(json.dumps(self.said))
+
+    def _start_keeper(self) -> None:
+        self._settle()
+        self.keeper = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.history", str(self.folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: os.nice(10),
+        )  # fmt: skip
+
+    def _keep(self) -> None:
+        """Lets the keeper upload a last time; one that would have to be started takes too long for a stop."""
+        if self.keeper is None and not self.stopping:
+            self._start_keeper()
+        if self.keeper is not None and self.keeper.stdin is not None:
+            self.keeper.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.keeper.wait(LAST_SECONDS if self.stopping else UPLOAD_SECONDS)
+
+
+def main(words: list[str]) -> int:
+    """Supervises the job of one plan, given as JSON."""
+    return Supervisor(json.loads(words[0])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

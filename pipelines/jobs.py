@@ -1,0 +1,293 @@
+"""Jobs on a Ray cluster, through its jobs server: what is there, what is sent, how it goes on; asks over HTTP alone."""
+
+import json
+import platform
+import shlex
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipelines import cluster
+from pipelines.settings import Launch
+
+MARK = "@eagerly "
+"""Begins the lines of a job's log that say how it goes on, as JSON; people are shown the others."""
+CONNECT_SECONDS = 5.0
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+STATUS = {"PENDING": "starting", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped"}
+DASHBOARD_PORT = 8265
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be submitted."""
+
+    name: str
+    task: str
+    """As the cluster knows it: a task's name, or the folder of a user's own below the working folder."""
+    flags: list[str]
+    """Of `eagerly train`."""
+    code: Path
+    """The working folder that travels."""
+    run_dir: str
+    """Folder of the run on the cluster; empty is below the cluster's own EAGERLY_HOME."""
+    priority: int = 0
+    restarts: int = 3
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def entrypoint(self) -> str:
+        """Writes the command of the job's supervisor."""
+        plan = {"name": self.name, "task": self.task, "flags": self.flags}
+        plan |= {"run_dir": self.run_dir, "restarts": self.restarts}
+        return f"python -m eagerly.supervisor {shlex.quote(json.dumps(plan, separators=(',', ':')))}"
+
+    def variables(self) -> dict[str, str]:
+        """Lists the environment of the job."""
+        own = {"EAGERLY_JOB": self.name, "EAGERLY_JOB_PRIORITY": str(self.priority)}
+        return {**self.environment, **own, "EAGERLY_JOB_SINCE": f"{time.time():.3f}"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the jobs server knows it, with what its supervisor said last."""
+
+    name: str
+    task: str
+    submission: str
+    state: str
+    """Ray's: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED."""
+    begun: float
+    ended: float | None
+    message: str
+    said: dict[str, Any] = field(default_factory=dict)
+    """phase, step, steps, loss, left_s, restarts, position, run_dir, mlflow, as far as known."""
+
+    @property
+    def status(self) -> str:
+        """Says in a word where the job stands."""
+        return STATUS.get(self.state) or str(self.said.get("phase", "starting"))
+
+
+class Cluster:
+    """The jobs server of a cluster that answers."""
+
+    def __init__(self, address: str) -> None:
+        """Connects. Raises ValueError with a sentence when nothing answers, or something else than Ray does."""
+        self.address = address
+        _knock(address)
+        from ray.job_submission import JobSubmissionClient
+
+        with _sentences(address):
+            self._client: Any = JobSubmissionClient(address)
+            about = self._get("/api/version")
+            self.ray, self._session = about["ray_version"], about.get("session_name", "")
+            self.python = str(self._get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
+
+    def nodes(self) -> list[dict[str, float]]:
+        """Lists the resources of each machine that lives."""
+        for _ in range(50):  # a cluster that has just started knows none for a while
+            found = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+            alive = [node.get("resources_total") or {} for node in found if node["state"] == "ALIVE"]
+            if alive:
+                return alive
+            time.sleep(0.2)
+        return []
+
+    def describe(self) -> str:
+        """Says in words what the cluster is and has."""
+        nodes = self.nodes()
+        machines = f"{len(nodes)} machine{'s' * (len(nodes) != 1)}"
+        counts = [f"{int(sum(node.get(kind, 0) for node in nodes))} {kind}s" for kind in ("CPU", "GPU")]
+        return f"Ray {self.ray}, Python {self.python}, {machines}, {' and '.join(counts)}"
+
+    def is_here(self) -> bool:
+        """Says whether the whole cluster runs on this machine, which shares its files then.
+
+        A tunnel's end is on loopback too, so the cluster's own session folder must be here.
+        """
+        ours = cluster.known()
+        folders = [Path(ours.folder)] if ours else []
+        folders.append(Path(tempfile.gettempdir()) / "ray")
+        there = bool(self._session) and any((folder / self._session).is_dir() for folder in folders)
+        return there and len(self.nodes()) == 1
+
+    def check_versions(self) -> None:
+        """Raises ValueError when Python or Ray differ between here and there, naming both."""
+        import ray
+
+        here, there = (platform.python_version(), ray.__version__), (self.python, self.ray)
+        if _minor(here[0]) == _minor(there[0]) and here[1] == there[1]:
+            return
+        raise ValueError(
+            f"this machine has Python {here[0]} and Ray {here[1]}, the cluster at {self.address} Python {there[0]} and "
+            f"Ray {there[1]}; install the cluster's here, or start the cluster from this release's image "
+            "(--any-version submits all the same)"
+        )
+
+    def check_room(self, launch: Launch) -> None:
+        """Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits for them."""
+        kind, least = "GPU" if launch.gpu else "CPU", int(str(launch.workers).partition(":")[0])
+        there = int(sum(node.get(kind, 0) for node in self.nodes()))
+        if least > there and not getattr(launch, "wait", False):
+            raise ValueError(
+                f"--workers is {launch.workers}{' --gpu' if launch.gpu else ''}, and the cluster at {self.address} has "
+                f"{there} {kind}s; ask for fewer workers{' or leave out --gpu' if launch.gpu else ''}, or give --wait "
+                "to wait until it has them"
+            )
+
+    def submit(self, order: Order, again: bool = False) -> str:
+        """Sends the code and the command; returns the submission's id.
+
+        Raises ValueError when the name is taken, or when `again` is to go on with a job that still runs.
+        """
+        taken = [job for job in self.jobs() if job.name == order.name]
+        if taken:
+            self._check_again(taken[0], again)
+        with _sentences(self.address):
+            return self._client.submit_job(
+                entrypoint=order.entrypoint(),
+                submission_id=order.name if not taken else f"{order.name}.{_attempt(taken[0].submission) + 1}",
+                runtime_env={"working_dir": str(order.code), "env_vars": order.variables()},
+                metadata={"eagerly_name": order.name, "eagerly_task": order.task},
+            )
+
+    def _check_again(self, job: Job, again: bool) -> None:
+        if job.state not in ENDED:
+            way = f"give another --name, or stop it first: `eagerly jobs stop {job.name}`"
+            raise ValueError(f"the job name {job.name!r} is taken by a job that is {job.status}; {way}")
+        if job.state == "SUCCEEDED" or not again:
+            way = "; --again goes on with it where it ended" if job.state != "SUCCEEDED" else ""
+            raise ValueError(
+                f"the job name {job.name!r} is taken by a job that is {job.status}; give another --name{way}"
+            )
+
+    def jobs(self) -> list[Job]:
+        """Lists the jobs that were submitted by us, the newest first, each by its last attempt."""
+        with _sentences(self.address):
+            found = [
+                _job(details) for details in self._client.list_jobs() if "eagerly_name" in (details.metadata or {})
+            ]
+        newest = {job.name: job for job in sorted(found, key=lambda job: job.begun)}
+        return sorted(newest.values(), key=lambda job: -job.begun)
+
+    def job(self, name: str) -> Job | None:
+        """Finds a job by its name, with what its supervisor said last."""
+        job = next((job for job in self.jobs() if job.name == name), None)
+        return None if job is None else self.heard(job)
+
+    def heard(self, job: Job) -> Job:
+        """Adds what the job's supervisor said last."""
+        lines = [line for line in self.logs(job) if line.startswith(MARK)]
+        said: dict[str, Any] = {}
+        for line in lines:
+            said |= _read(line)
+        return Job(**{**job.__dict__, "said": said})
+
+    def logs(self, job: Job) -> list[str]:
+        """Gives the lines that the job has written, ours included."""
+        with _sentences(self.address):
+            return self._client.get_job_logs(job.submission).splitlines()
+
+    def stop(self, job: Job) -> None:
+        """Asks the job to end: SIGTERM, and after 3 s SIGKILL, to all of its processes."""
+        with _sentences(self.address):
+            self._client.stop_job(job.submission)
+
+    def wait(self, job: Job, seconds: float, poll_seconds: float = 0.2) -> str:
+        """Waits until the job has ended, or `seconds` are over; returns Ray's state."""
+        deadline, state = time.monotonic() + seconds, ""
+        while True:
+            with _sentences(self.address):
+                state = str(self._client.get_job_status(job.submission).value)
+            if state in ENDED or time.monotonic() > deadline:
+                return state
+            time.sleep(poll_seconds)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with _sentences(self.address):
+            reply = self._client._do_request("GET", path, timeout=30)
+            if reply.status_code != 200:
+                raise RuntimeError(f"{path} answered {reply.status_code}")
+            return reply.json()
+
+
+def connect(address: str) -> Cluster:
+    """Finds a cluster by the address of its jobs server. Raises ValueError with a sentence when there is none."""
+    return Cluster(address)
+
+
+def people_lines(lines: list[str]) -> list[str]:
+    """Leaves out of a log what is said for programs."""
+    return [line for line in lines if not line.startswith(MARK)]
+
+
+def _knock(address: str) -> None:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            f"--address is {address!r}; it must be that of a Ray dashboard, such as http://head:{DASHBOARD_PORT}"
+        )
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise ValueError(
+            f"no cluster answers at {address} ({reason}); see whether its dashboard listens there, or start one here "
+            "with `eagerly cluster up`"
+        ) from None
+
+
+@contextmanager
+def _sentences(address: str) -> Iterator[None]:
+    """Turns what the jobs server or the way to it raises into one sentence."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as problem:
+        raise ValueError(
+            f"the cluster at {address} refuses this token ({str(problem).strip().splitlines()[0]}); set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+        ) from problem
+    except (ConnectionError, requests.exceptions.RequestException) as problem:
+        raise ValueError(
+            f"the cluster at {address} does not answer as a Ray dashboard does ({_first(problem)})"
+        ) from problem
+    except (RuntimeError, KeyError) as problem:
+        raise ValueError(f"the jobs server at {address} refused: {_first(problem)}") from problem
+
+
+def _first(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[-1][:300]
+
+
+def _job(details: Any) -> Job:
+    name = details.metadata["eagerly_name"]
+    begun = (details.start_time or 0) / 1000
+    ended = details.end_time / 1000 if details.end_time else None
+    task, message = details.metadata.get("eagerly_task", ""), details.message or ""
+    return Job(name, task, details.submission_id, str(details.status.value), begun, ended, message)
+
+
+def _read(line: str) -> dict[str, Any]:
+    try:
+        return json.loads(line.removeprefix(MARK))
+    except ValueError:
+        return {}
+
+
+def _attempt(submission: str) -> int:
+    number = submission.rpartition(".")[2]
+    return int(number) if number.isdigit() else 1
+
+
+def _minor(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])

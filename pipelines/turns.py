@@ -1,0 +1,205 @@
+"""The order in which jobs get a cluster's processors: by priority, then by submission; state in a database.
+
+A detached actor on the head keeps it, made by the first job that asks. A job asks for its turn twice a second; one
+that has not been heard of for a while has died, and what it held is free again.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.settings import Launch
+
+ACTOR, NAMESPACE = "eagerly-turns-1", "eagerly"
+"""The number is that of how its methods are called."""
+ASK_SECONDS, BEAT_SECONDS, SILENCE_SECONDS = 0.5, 3.0, 15.0
+ANSWER_SECONDS = 10.0
+TABLE = """CREATE TABLE IF NOT EXISTS turns (
+    name TEXT PRIMARY KEY, priority INTEGER, since REAL, workers INTEGER, gpu INTEGER, admitted INTEGER, heard REAL
+)"""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A job that wants to run."""
+
+    name: str
+    priority: int
+    since: float
+    """When it was submitted (seconds since 1970)."""
+    workers: int
+    gpu: bool
+
+
+class Book:
+    """Who runs and who waits, in a database that outlives the process."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        """Opens the database; who is in it is given time to be heard of again."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute(TABLE)
+        self._database.execute("UPDATE turns SET heard = ?", (now,))
+
+    def ask(self, need: Need, total: dict[str, float], free: dict[str, float], now: float) -> int:
+        """Says whether a job may run, 0, or its place among those that wait, from 1.
+
+        `total` and `free` are the cluster's CPUs and GPUs; what others than our jobs use is not free. The first in
+        the order runs when it fits, and none overtakes it, however small. Where none runs the first does in any case,
+        since a cluster that grows does so only for what was asked of it.
+        """
+        entry = (need.name, need.priority, need.since, need.workers, int(need.gpu), now)
+        self._database.execute(
+            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name) DO UPDATE SET heard = excluded.heard, "
+            "priority = excluded.priority",
+            entry,
+        )
+        self._database.execute("DELETE FROM turns WHERE heard < ?", (now - SILENCE_SECONDS,))
+        self._admit(total, free)
+        waiting = [name for name, *_ in self._waiting()]
+        return waiting.index(need.name) + 1 if need.name in waiting else 0
+
+    def beat(self, name: str, now: float) -> None:
+        """Notes that a job still runs."""
+        self._database.execute("UPDATE turns SET heard = ? WHERE name = ?", (now, name))
+
+    def leave(self, name: str) -> None:
+        """Frees what a job held."""
+        self._database.execute("DELETE FROM turns WHERE name = ?", (name,))
+
+    def order(self) -> list[tuple[str, bool]]:
+        """Lists the jobs that run, then those that wait, in their order, and whether each runs."""
+        running = self._database.execute("SELECT name FROM turns WHERE admitted ORDER BY since")
+        return [(name, True) for (name,) in running] + [(name, False) for name, *_ in self._waiting()]
+
+    def _waiting(self) -> list[tuple[str, int, int]]:
+        return self._database.execute(
+            "SELECT name, workers, gpu FROM turns WHERE NOT admitted ORDER BY priority DESC, since, name"
+        ).fetchall()
+
+    def _admit(self, total: dict[str, float], free: dict[str, float]) -> None:
+        left: dict[str, float] = {}
+        (running,) = self._database.execute("SELECT COUNT(*) FROM turns WHERE admitted").fetchone()
+        for kind, column in (("CPU", "workers"), ("GPU", "workers * gpu")):
+            (held,) = self._database.execute(f"SELECT TOTAL({column}) FROM turns WHERE admitted").fetchone()
+            left[kind] = min(total.get(kind, 0) - held, free.get(kind, 0))
+        for name, workers, gpu in self._waiting():
+            if running and (left["CPU"] < workers or left["GPU"] < workers * gpu):
+                return
+            running += 1
+            left = {"CPU": left["CPU"] - workers, "GPU": left["GPU"] - workers * gpu}
+            self._database.execute("UPDATE turns SET admitted = 1 WHERE name = ?", (name,))
+
+
+class Turns:
+    """The actor: the book, and the cluster it is about."""
+
+    def __init__(self) -> None:
+        """Opens the book in the session's folder, which lives as long as the cluster."""
+        import ray
+
+        session = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[union-attr]
+        self._book = Book(session / "eagerly" / "turns.db", time.time())
+
+    def ask(self, need: dict[str, Any]) -> int:
+        """Answers as Book.ask does."""
+        import ray
+
+        return self._book.ask(Need(**need), ray.cluster_resources(), ray.available_resources(), time.time())
+
+    def beat(self, name: str) -> None:
+        """Notes that a job still runs."""
+        self._book.beat(name, time.time())
+
+    def leave(self, name: str) -> None:
+        """Frees what a job held."""
+        self._book.leave(name)
+
+    def order(self) -> list[tuple[str, bool]]:
+        """Lists who runs and who waits."""
+        return self._book.order()
+
+
+def actor() -> Any:
+    """Finds the actor, or makes it on the head; it needs no processor of the cluster's."""
+    import ray
+
+    made = ray.remote(num_cpus=0, max_restarts=-1)(Turns)
+    there = {"name": ACTOR, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    return made.options(**there, resources={"node:__internal_head__": 0.001}).remote()
+
+
+@contextlib.contextmanager
+def turn(launch: Launch) -> Iterator[None]:
+    """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
+
+    Does nothing outside a submitted job, and where Kueue keeps the order.
+    """
+    name = os.environ.get("EAGERLY_JOB")
+    if not name or "EAGERLY_JOB_PRIORITY" not in os.environ:
+        yield
+        return
+    since = float(os.environ.get("EAGERLY_JOB_SINCE") or time.time())
+    workers = int(str(launch.workers).partition(":")[0])
+    need = Need(name, int(os.environ["EAGERLY_JOB_PRIORITY"]), since, workers, launch.gpu)
+    _wait(need)
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(name, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(Exception):
+            _answer(lambda turns: turns.leave.remote(name))
+
+
+def _wait(need: Need) -> None:
+    said = -1
+    while (position := _answer(lambda turns: turns.ask.remote(asdict(need)))) != 0:
+        if position not in (said, None):
+            said = position
+            print("@eagerly " + json.dumps({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
+        time.sleep(ASK_SECONDS)
+    print("@eagerly " + json.dumps({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
+
+
+def _beat(name: str, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(Exception):  # the cluster may be going down, and training knows better
+            _answer(lambda turns: turns.beat.remote(name))
+
+
+def _answer(call: Callable[[Any], Any]) -> Any:
+    """Asks the actor; None when it is being started again, as after its death."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    try:
+        return ray.get(call(actor()), timeout=ANSWER_SECONDS)
+    except (RayActorError, GetTimeoutError) as problem:
+        logging.getLogger(__name__).debug("the actor that keeps the turns does not answer", exc_info=problem)
+        return None
+
+
+def main() -> None:
+    """Makes the actor ahead of the first job, as a job of its own."""
+    import ray
+
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    ray.get(actor().order.remote())
+
+
+if __name__ == "__main__":
+    main()

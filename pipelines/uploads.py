@@ -1,0 +1,94 @@
+"""A user's files on their way to a cluster: to the storage, by digest, so that nothing travels twice; and back."""
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines import cluster
+from pipelines.settings import Settings
+from pipelines.storage import Storage
+
+ADDRESS = re.compile(r"^(?P<storage>\w+://.+)/data/(?P<digest>[0-9a-f]{64})/(?P<name>[^/]+)$")
+WHOLE = "WHOLE"
+"""Written last beside what was uploaded, with the number of its files."""
+
+
+def digest(path: Path) -> str:
+    """Hashes a file, or a folder's files and their names."""
+    total = hashlib.sha256()
+    for file in _files(path):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{file.relative_to(path).as_posix() if path.is_dir() else ''}\0{content}\0".encode())
+    return total.hexdigest()
+
+
+def send(path: Path, address: str) -> tuple[str, bool]:
+    """Copies a file or folder to a storage unless it is there; returns its address there, and whether it was copied.
+
+    Raises ValueError when the storage cannot be written.
+    """
+    found = digest(path)
+    place = f"data/{found}"
+    storage = Storage(address)
+    there = f"{storage.address}/{place}/{path.name}"
+    try:
+        if WHOLE in storage.files(place) and path.name in _names(storage, place):
+            return there, False
+        for file in _files(path):
+            name = file.relative_to(path.parent).as_posix()
+            storage.push(file, f"{place}/{name}")
+        marker = cluster.home() / f".{WHOLE}.{os.getpid()}"
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(path.name)
+        storage.push(marker, f"{place}/{WHOLE}")
+        marker.unlink()
+    except OSError as problem:
+        raise ValueError(
+            f"--storage {address!r} cannot be written ({' '.join(str(problem).split())[:200]})"
+        ) from problem
+    return there, True
+
+
+def _names(storage: Storage, place: str) -> list[str]:
+    return [storage.read(f"{place}/{WHOLE}").decode()]
+
+
+def brought(config: Settings) -> Settings:
+    """Brings the files that a configuration names by their addresses in a storage to this machine, each once.
+
+    Raises ValueError when the storage is away, or has something else than was uploaded.
+    """
+    given = {name: str(getattr(config, name, "")) for name in config.PATHS}
+    remote = {name: found for name, value in given.items() if (found := ADDRESS.match(value))}
+    return replace(config, **{name: str(_fetch(found)) for name, found in remote.items()}) if remote else config
+
+
+def _fetch(found: re.Match[str]) -> Path:
+    place = cluster.home() / "data" / found["digest"]
+    if (place / found["name"]).exists():
+        return place / found["name"]
+    rough = place.with_name(f".{place.name}.{os.getpid()}.rough")
+    storage, below = Storage(found["storage"]), f"data/{found['digest']}"
+    try:
+        for name in storage.tree(below):
+            if name != WHOLE:
+                (rough / name).parent.mkdir(parents=True, exist_ok=True)
+                storage.fetch(f"{below}/{name}", rough / name)
+    except OSError as problem:
+        raise ValueError(f"{found.string!r} cannot be read ({' '.join(str(problem).split())[:200]})") from problem
+    if not (rough / found["name"]).exists() or digest(rough / found["name"]) != found["digest"]:
+        shutil.rmtree(rough, ignore_errors=True)
+        raise ValueError(f"{found.string!r} is not what was uploaded; submit the job again, which uploads it anew")
+    try:
+        rough.rename(place)
+    except OSError:  # another worker of this machine was first
+        shutil.rmtree(rough, ignore_errors=True)
+    return place / found["name"]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
