@@ -6,7 +6,6 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-
 AGAIN_SECONDS = 3.0
 """A process group and its leader both pass SIGTERM on, so that one wish may come twice."""
 
