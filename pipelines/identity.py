@@ -8,9 +8,11 @@ from typing import Any
 
 from pipelines.place import Place
 from pipelines.settings import Settings
-from pipelines.tasks import FILES, Task
+from pipelines.tasks import Task
 
 ROOT = Path(__file__).parent
+BESIDE = ("release.py", "storage.py", "stopping.py")
+"""What the loop calls and learns nothing by; not followed."""
 ANYWAY = "give what it began with, start a new run, or add --resume-anyway"
 
 
@@ -50,19 +52,25 @@ def _settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def code_digest(task: Task) -> str:
-    """Hashes the sources that decide what is learned: the loop's, the task's, and all of pipelines they import."""
-    found: dict[str, bytes] = {}
-    waiting = [ROOT / "loop.py", *(task.folder / file for file in FILES), *sorted(task.folder.glob("*.py"))]
+    """Hashes the sources that decide what is learned; SHA-256 in hexadecimal."""
+    sha = hashlib.sha256()
+    for name, path in sorted(sources(task).items()):
+        text = path.read_bytes()
+        sha.update(f"{name} {len(text)}\n".encode() + text)
+    return sha.hexdigest()
+
+
+def sources(task: Task) -> dict[str, Path]:
+    """Lists the sources of the loop, of the task, and of all in pipelines that they import, by their names there."""
+    found: dict[str, Path] = {}
+    waiting = [ROOT / "loop.py", *sorted(task.folder.glob("*.py"))]
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(task.folder.parent if task.folder in path.parents else ROOT))
-        if name not in found:
-            found[name] = path.read_bytes()
-            waiting += _imported(found[name])
-    sha = hashlib.sha256()
-    for name in sorted(found):
-        sha.update(f"{name} {len(found[name])}\n".encode() + found[name])
-    return sha.hexdigest()
+        if name not in (*found, *BESIDE):
+            found[name] = path
+            waiting += _imported(path.read_bytes())
+    return found
 
 
 def _imported(source: bytes) -> list[Path]:

@@ -2,8 +2,12 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+AGAIN_SECONDS = 3.0
+"""A process group and its leader both pass SIGTERM on, so that one wish may come twice."""
 
 
 class Stopped(Exception):
@@ -25,12 +29,16 @@ def never() -> str:
 
 
 class Notice:
-    """Takes SIGTERM as the wish to stop; called, it gives the reason or nothing. A second SIGTERM ends at once."""
+    """Takes SIGTERM as the wish to stop; called, it gives the reason or nothing.
+
+    A SIGTERM that comes seconds after the first ends at once: the loop may be far from its next window.
+    """
 
     def __init__(self) -> None:
         """Has no reason yet."""
         self.reason = ""
         self._before: Any = None
+        self._since = 0.0
 
     def __call__(self) -> str:
         """Gives the reason to stop, if there is one."""
@@ -50,5 +58,8 @@ class Notice:
             signal.signal(signal.SIGTERM, self._before)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        self.reason = "SIGTERM came"
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.reason and time.monotonic() > self._since + AGAIN_SECONDS:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        elif not self.reason:
+            self.reason, self._since = "SIGTERM came", time.monotonic()

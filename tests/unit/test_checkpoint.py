@@ -1,5 +1,9 @@
 """Checkpoints come back as they were, the newest whole one first."""
 
+import copy
+import functools
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +73,64 @@ def test_a_copy_is_left_alone_by_further_training() -> None:
         weight += 1
     assert copy["weight"].tolist() == [1, 1]
     assert not copy["weight"].requires_grad
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    for step, score in ((5, 0.1), (10, 0.9), (15, None), (20, 0.3), (25, 0.2)):
+        checkpoint.write(tmp_path, step, {"step": step}, score)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-000000010", "step-000000020", "step-000000025"]
+
+
+def test_a_step_taken_again_is_the_newer_one(tmp_path: Path) -> None:
+    for history in ("first", "second"):
+        checkpoint.write(tmp_path, 5, {"history": history})
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found[0] == {"history": "second"}
+
+
+def test_what_a_dead_process_left_half_written_is_swept_and_a_live_one_s_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    names = [f".step-000000005.{pid}.rough" for pid in (ended.pid, os.getppid(), os.getpid())]
+    for name in names:
+        (tmp_path / name).mkdir()
+    checkpoint.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [names[1]]
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_corrupt_ones_are_set_aside_so_that_the_last_good_outlives_the_next(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path, 5, {"step": 5})
+    for step in (10, 15):
+        (checkpoint.write(tmp_path, step, {"step": step}) / "state.json").write_text("{")
+    assert [path.name for path in checkpoint.whole(tmp_path)] == []
+    checkpoint.write(tmp_path, 5, {"step": 5}, keep=9)
+    checkpoint.set_aside(tmp_path)
+    checkpoint.write(tmp_path, 7, {"step": 7})
+    assert [path.name for path in checkpoint.whole(tmp_path)] == ["step-000000005", "step-000000007"]
+    assert checkpoint.latest(tmp_path) == ({"step": 7}, [])
+
+
+def test_later_steps_are_forgotten_when_a_run_goes_back(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint.write(tmp_path, step, {"step": step}, keep=9)
+    checkpoint.forget_after(tmp_path, 5)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-000000005"]
+
+
+@pytest.mark.parametrize("path", [("network", "weight"), ("optimizer", "state", 0, "exp_avg"), ("network", "steps")])
+def test_the_digest_sees_one_flipped_bit_of_any_tensor(path: tuple[str, ...]) -> None:
+    other = copy.deepcopy(STATE)
+    assert checkpoint.digest(other) == checkpoint.digest(STATE)
+    tensor = functools.reduce(lambda part, key: part[key], path, other)
+    tensor.reshape(-1).view(torch.uint8)[0] ^= 1
+    assert checkpoint.digest(other) != checkpoint.digest(STATE)
+
+
+def test_the_digest_sees_counters_and_metrics_and_not_the_order_of_keys() -> None:
+    assert checkpoint.digest({"a": 1, "b": 2.0}) == checkpoint.digest({"b": 2.0, "a": 1})
+    assert checkpoint.digest({"a": 1, "b": 2.0}) != checkpoint.digest({"a": 1, "b": 2.0000000000000004})
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ from torch import Tensor
 from pipelines import loop, tasks
 from pipelines.examples import Data, Draw, Split
 from pipelines.place import Place
+from pipelines.saving import USUAL, Keeping
+from pipelines.stopping import never
 
 ROOT = Path(__file__).resolve().parents[2]
 REGRESSION, PARITY = (str(ROOT / "examples" / name) for name in ("linear_regression", "parity"))
@@ -58,6 +60,10 @@ class Outcome:
         return load_file(self.folder / "artifact" / "model.safetensors")
 
 
+def _ignore(event: dict[str, Any]) -> None:
+    pass
+
+
 def train(
     folder: Path,
     word: str = "classifier",
@@ -65,9 +71,15 @@ def train(
     stop_at: int = 0,
     checkpoint_steps: int = 0,
     wrap: Callable[[Data], Data] | None = None,
+    ask: Callable[[], str] = never,
+    keeping: Keeping = USUAL,
+    hear: Callable[[dict[str, Any]], None] = _ignore,
     **flags: Any,
 ) -> Outcome:
-    """Runs the loop; raises Stopped at step `stop_at` unless that is 0."""
+    """Runs the loop; raises Stopped at step `stop_at` unless that is 0.
+
+    ask: the loop's own `stop`. hear: gets every event as it happens.
+    """
     task = tasks.find(word)
     config = task.config.Config(**flags)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +87,14 @@ def train(
 
     def emit(event: dict[str, Any]) -> None:
         outcome.events.append(event)
+        hear(event)
         if stop_at and event["event"] == "steps" and event["first"] + len(event["losses"]) >= stop_at:
             raise Stopped
 
     data = task.data.load(config)
     data = wrap(data) if wrap else data
-    outcome.metrics = loop.run(task, config, folder, place or Place(), emit, data, checkpoint_steps)
+    saving: dict[str, Any] = {"checkpoint_steps": checkpoint_steps, "stop": ask, "keeping": keeping}
+    outcome.metrics = loop.run(task, config, folder, place or Place(), emit, data, **saving)
     return outcome
 
 

@@ -1,0 +1,102 @@
+"""A run's folder is copied to a storage whole or not at all, and the run goes on elsewhere from there."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import training
+from training import PARITY
+
+from pipelines import checkpoint, runs, sealed, storage, tasks
+from pipelines.saving import Keeping
+from pipelines.settings import Launch
+
+EPOCHS: dict[str, Any] = {"epochs": 2, "checkpoint_steps": 5}
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that has its description."""
+    task = tasks.find(PARITY)
+    return runs.create(PARITY, task, task.config.Config(epochs=2), Launch(), tmp_path / "here" / "run").folder
+
+
+def _train(run_dir: Path, there: Path, **more: Any) -> training.Outcome:
+    return training.train(run_dir, PARITY, keeping=Keeping(storage=str(there)), **EPOCHS, **more)
+
+
+def _begin(run_dir: Path, there: Path) -> None:
+    training.stop(run_dir, word=PARITY, stop_at=40, keeping=Keeping(storage=str(there)), **EPOCHS)
+
+
+def test_a_run_is_copied_with_its_newest_checkpoints_and_its_model(run_dir: Path, there: Path) -> None:
+    _train(run_dir, there)
+    names = {"artifact", "checkpoints", "run.json", "statistics.safetensors"}
+    assert {path.name for path in (there / "run").iterdir()} == names
+    sealed.verify(there / "run" / "artifact")
+    kept = [place.name for place in checkpoint.whole(run_dir / "checkpoints")]
+    assert [place.name for place in checkpoint.whole(there / "run" / "checkpoints")] == kept
+
+
+def test_a_run_goes_on_where_nothing_of_it_is_left(tmp_path: Path, run_dir: Path, there: Path) -> None:
+    _begin(run_dir, there)
+    shutil.rmtree(run_dir)
+    folder = storage.fetch_run(str(there / "run"), tmp_path / "elsewhere")
+    assert runs.reopen(folder).word == PARITY
+    resumed = _train(folder, there)
+    assert resumed.named("resume")[0]["step"] >= 30
+    assert resumed.named("state") == training.train(tmp_path / "whole", PARITY, **EPOCHS).named("state")
+
+
+def test_what_is_not_whole_there_is_passed_over(run_dir: Path, there: Path) -> None:
+    _begin(run_dir, there)
+    shutil.rmtree(run_dir / "checkpoints")
+    older, torn, wrong = there / "run" / "checkpoints", "step-000000099", "step-000000098"
+    newest = checkpoint.steps(older)[-1]
+    shutil.copytree(newest, older / torn)
+    (older / torn / sealed.MANIFEST).unlink()
+    shutil.copytree(newest, older / wrong)
+    (older / wrong / "state.json").write_text("{}")
+    resumed = _train(run_dir, there)
+    assert resumed.named("resume")[0]["step"] == int(newest.name[-2:])
+
+
+def test_another_run_of_the_same_name_is_neither_taken_nor_written_over(
+    tmp_path: Path, run_dir: Path, there: Path
+) -> None:
+    _train(run_dir, there)
+    before = (there / "run" / "run.json").read_bytes()
+    task = tasks.find(PARITY)
+    other = runs.create(PARITY, task, task.config.Config(epochs=2), Launch(), tmp_path / "other" / "run").folder
+    with pytest.raises(ValueError, match=r"there/run' holds another run; give this one another name by --run-dir"):
+        _train(other, there)
+    assert (there / "run" / "run.json").read_bytes() == before
+    with pytest.raises(ValueError, match=r"other/run' is another run than '.*there/run'"):
+        storage.fetch_run(str(there / "run"), tmp_path / "other")
+
+
+def test_a_storage_that_cannot_be_written_stops_no_training(run_dir: Path, there: Path) -> None:
+    there.write_text("a file where a folder should be")
+    outcome = _train(run_dir, there)
+    assert outcome.metrics
+    (event,) = outcome.named("storage")
+    assert "cannot be reached or written" in event["problem"] and "training goes on" in event["problem"]
+
+
+def test_a_run_folder_below_its_own_storage_is_not_copied_onto_itself(run_dir: Path) -> None:
+    outcome = _train(run_dir, run_dir.parent)
+    assert outcome.named("storage") == []
+    assert len(checkpoint.whole(run_dir / "checkpoints")) >= 2
+
+
+def test_an_address_without_a_run_is_a_sentence(tmp_path: Path, there: Path) -> None:
+    with pytest.raises(ValueError, match=r"run' holds no run: there is no run\.json in it"):
+        storage.fetch_run(str(there / "run"), tmp_path)
+    with pytest.raises(ValueError, match=r"--storage is 'ftp://x/y'; it must be a folder, s3://BUCKET"):
+        Launch(storage="ftp://x/y")
