@@ -28,6 +28,8 @@ KEEP_AFTER_SECONDS = 15.0
 UPLOAD_SECONDS, LAST_SECONDS = 120.0, 1.5
 """Longest wait for the last upload, at a job's own end and where it was told to stop."""
 PAUSE_SECONDS = 1.0
+NICENESS = 10
+"""The upload yields the processor to the training."""
 
 
 class Supervisor:
@@ -65,7 +67,8 @@ class Supervisor:
         self.said["ended"] = time.time()
         self.say(force=True)
         self._keep()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder != self.run_dir:
+            shutil.rmtree(self.folder, ignore_errors=True)
         return 128 - code if code < 0 else code
 
     def _stop(self, number: int, frame: Any) -> None:
@@ -159,12 +162,13 @@ class Supervisor:
         """Moves the log into the run's folder, once there is one."""
         if self.folder != self.run_dir and (self.run_dir / runs.ABOUT).exists():
             with self.lock:
+                rough = self.folder
                 self.log.close()
                 with (self.run_dir / history.LOG).open("a", encoding="utf-8") as file:
-                    file.write((self.folder / history.LOG).read_text(encoding="utf-8"))
+                    file.write((rough / history.LOG).read_text(encoding="utf-8"))
                 self.log = (self.run_dir / history.LOG).open("a", encoding="utf-8", buffering=1)
-                shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder = self.run_dir
+                shutil.rmtree(rough, ignore_errors=True)
             (self.folder / history.STATUS).write_text(json.dumps(self.said))
 
     def _start_keeper(self) -> None:
@@ -172,8 +176,8 @@ class Supervisor:
         self.keeper = subprocess.Popen(
             [sys.executable, "-m", "pipelines.history", str(self.folder)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.nice(10),
         )  # fmt: skip
+        os.setpriority(os.PRIO_PROCESS, self.keeper.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
     def _keep(self) -> None:
         """Lets the keeper upload a last time; one that would have to be started takes too long for a stop."""

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster, through its jobs server: what is there, what is sent, how it goes on; asks over HTTP alone."""
 
 import json
+import logging
 import platform
 import shlex
 import socket
@@ -131,7 +132,7 @@ class Cluster:
         )
 
     def check_room(self, launch: Launch) -> None:
-        """Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits for them."""
+        """Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits."""
         kind, least = "GPU" if launch.gpu else "CPU", int(str(launch.workers).partition(":")[0])
         there = int(sum(node.get(kind, 0) for node in self.nodes()))
         if least > there and not getattr(launch, "wait", False):
@@ -149,6 +150,8 @@ class Cluster:
         taken = [job for job in self.jobs() if job.name == order.name]
         if taken:
             self._check_again(taken[0], again)
+        for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         with _sentences(self.address):
             return self._client.submit_job(
                 entrypoint=order.entrypoint(),

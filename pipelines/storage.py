@@ -41,6 +41,10 @@ class Storage:
         """Lists the files right in a folder."""
         return [path.rpartition("/")[2] for path in self._list(folder, deep=False)]
 
+    def tree(self, folder: str) -> list[str]:
+        """Lists the files in a folder and below, by their names in it."""
+        return sorted(path[len(folder) + 1 :] for path in self._list(folder, deep=True))
+
     def push(self, path: Path, name: str) -> None:
         """Copies a file, or a sealed folder with its manifest last."""
         if path.is_dir():

@@ -13,7 +13,7 @@ from pipelines.storage import Storage
 
 ADDRESS = re.compile(r"^(?P<storage>\w+://.+)/data/(?P<digest>[0-9a-f]{64})/(?P<name>[^/]+)$")
 WHOLE = "WHOLE"
-"""Written last beside what was uploaded, with the number of its files."""
+"""Written last beside what was uploaded; holds its name."""
 
 
 def digest(path: Path) -> str:
@@ -36,7 +36,7 @@ def send(path: Path, address: str) -> tuple[str, bool]:
     storage = Storage(address)
     there = f"{storage.address}/{place}/{path.name}"
     try:
-        if WHOLE in storage.files(place) and path.name in _names(storage, place):
+        if WHOLE in storage.files(place) and storage.read(f"{place}/{WHOLE}").decode() == path.name:
             return there, False
         for file in _files(path):
             name = file.relative_to(path.parent).as_posix()
@@ -51,10 +51,6 @@ def send(path: Path, address: str) -> tuple[str, bool]:
             f"--storage {address!r} cannot be written ({' '.join(str(problem).split())[:200]})"
         ) from problem
     return there, True
-
-
-def _names(storage: Storage, place: str) -> list[str]:
-    return [storage.read(f"{place}/{WHOLE}").decode()]
 
 
 def brought(config: Settings) -> Settings:

@@ -33,7 +33,7 @@ class Submit:
     """Where a job goes, and as what."""
 
     address: str = ""
-    """Of the cluster's dashboard, such as http://head:8265; empty is RAY_ADDRESS, or the one of `eagerly cluster up`."""
+    """Of the cluster's dashboard, as http://head:8265; empty is RAY_ADDRESS, or the one of `eagerly cluster up`."""
     name: str = ""
     """Name of the job and of its run; empty makes TASK-DATE-TIME."""
     priority: int = 0
@@ -204,7 +204,8 @@ def _place(wish: Wish, there: "Cluster", here: bool) -> tuple[Launch, str]:
     machines = len(there.nodes())
     if machines > 1 and not storage:
         raise ValueError(
-            f"the cluster has {machines} machines, and a run needs a folder that all of them see; name it with --storage"
+            f"the cluster has {machines} machines, and a run needs a folder that all of them see; "
+            "name it with --storage"
         )
     return launch, str(Path("runs").resolve() / name) if here else ""
 
@@ -236,8 +237,8 @@ def _upload(wish: Wish, flag: str, path: Path, storage: str) -> str:
     if not storage or ("://" not in storage and not Path(storage).is_dir()):
         seen = f"and --storage {storage!r} is no folder here" if storage else "and the job has no --storage"
         raise ValueError(
-            f"{flag} {str(path)!r} is on this machine, {seen}; add --storage with s3://BUCKET/..., gs://BUCKET/... or a "
-            f"folder that both see, or give a path of the cluster's as file:///PATH"
+            f"{flag} {str(path)!r} is on this machine, {seen}; add --storage with s3://BUCKET/..., gs://BUCKET/... or "
+            "a folder that both see, or give a path of the cluster's as file:///PATH"
         )
     found, new = uploads.send(path, storage)
     wish.notes.append(f"{flag:<10} {'uploaded' if new else 'is there already, not uploaded again'}: {found}")

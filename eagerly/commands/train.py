@@ -139,12 +139,14 @@ def _local(planned: list[Run], launch: Launch) -> None:
 
 def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
+    from pipelines import turns
 
     for run in planned:
         if run.config != run.task.config.Config():
             run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
     ray_launch.start_ray(launch)
-    ray_launch.train(planned, launch)
+    with turns.turn(launch):
+        ray_launch.train(planned, launch)
 
 
 def _rank() -> int:

@@ -1,0 +1,196 @@
+"""A submitted job as a KubeRay RayJob: on the chart's training cluster, or on one of its own that Kueue finds room for."""
+
+import json
+import os
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import tasks
+from pipelines.settings import Launch
+
+if TYPE_CHECKING:
+    from eagerly.commands.submit import Wish
+
+Manifest = dict[str, Any]
+RAY = "2.60.0"
+DEADLINE_SECONDS, KEEP_SECONDS = 86_400, 86_400
+USER = 1000
+RUNS = "/var/lib/eagerly"
+"""Where the chart's Pods keep state, on a volume that all of them share."""
+CONTAINER = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+POD = {
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "runAsGroup": USER,
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def write(wish: "Wish") -> int:
+    """Prints the RayJob as YAML, or gives it to kubectl; returns the exit code.
+
+    Raises ValueError for what the image does not have: a task of the user's own, and files of this machine.
+    """
+    import yaml
+
+    _check(wish)
+    text = yaml.safe_dump(rayjob(wish), sort_keys=False)
+    name, space = wish.submit.name, wish.submit.namespace
+    if not wish.submit.apply or wish.submit.dry_run:
+        print(text, end="")
+        print(f"# next: the same with --apply, or pipe this into `kubectl create -n {space} -f -`")
+        return 0
+    try:
+        done = subprocess.run(["kubectl", "create", "-f", "-"], input=text, text=True, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise ValueError(
+            "--apply needs kubectl, which is not here; leave it out, and apply the output elsewhere"
+        ) from None
+    if done.returncode:
+        taken = "; give another --name" if "AlreadyExists" in done.stderr else ""
+        raise ValueError(f"kubectl did not take the RayJob {name!r}: {done.stderr.strip()}{taken}")
+    print(f"job        {name} is submitted to namespace {space}")
+    print(f"next       kubectl -n {space} get rayjob {name} -w")
+    print(f"           kubectl -n {space} delete rayjob {name}    stops it")
+    return 0
+
+
+def rayjob(wish: "Wish") -> Manifest:
+    """Makes the manifest, in the shape of the chart's own."""
+    submit = wish.submit
+    labels = {"app.kubernetes.io/instance": submit.release, "app.kubernetes.io/component": "training-job"}
+    labels |= {"eagerly/task": wish.word}
+    if submit.queue:
+        labels["kueue.x-k8s.io/queue-name"] = submit.queue
+    if submit.priority_class:
+        labels["kueue.x-k8s.io/priority-class"] = submit.priority_class
+    spec: Manifest = {
+        "entrypoint": _entrypoint(wish),
+        "runtimeEnvYAML": json.dumps({"env_vars": _variables(wish)}),
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        "submissionMode": "K8sJobMode",
+        "submitterConfig": {"backoffLimit": 0},
+        "submitterPodTemplate": _submitter(wish),
+    }
+    spec |= _own_cluster(wish) if submit.queue else _charts_cluster(wish)
+    metadata = {"name": submit.name, "namespace": submit.namespace, "labels": labels}
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+
+
+def _check(wish: "Wish") -> None:
+    if wish.word not in tasks.TASKS:
+        raise ValueError(
+            f"the image has no task {wish.word!r}; submit it with --address, which sends its code, or build it into an "
+            "image and name that with --image"
+        )
+    for name in wish.config.PATHS:
+        value = str(getattr(wish.config, name, ""))
+        if value and "://" not in value and Path(value).exists():
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} {value!r} is on this machine, and a RayJob's Pods do not see it; put it on the volume of the "
+                f"runs and give file://{RUNS}/..., or submit with --address and --storage, which uploads it"
+            )
+
+
+def _entrypoint(wish: "Wish") -> str:
+    from eagerly.commands.submit import words_of
+
+    launch, run_dir = wish.launch, f"{RUNS}/runs/{wish.submit.name}"
+    if launch.storage and "://" not in launch.storage:
+        launch, run_dir = replace(launch, storage=""), f"{launch.storage}/{wish.submit.name}"
+    config = wish.config
+    for name in config.PATHS:
+        config = replace(config, **{name: str(getattr(config, name)).removeprefix("file://")})
+    own = tasks.find(wish.word).config.Config()
+    plan = {"name": wish.submit.name, "task": wish.word, "run_dir": run_dir, "restarts": wish.submit.restarts}
+    plan["flags"] = [*words_of(config, own), *words_of(launch, Launch())]
+    return f"python -m eagerly.supervisor {shlex.quote(json.dumps(plan, separators=(',', ':')))}"
+
+
+def _variables(wish: "Wish") -> dict[str, str]:
+    """Names the job; its priority too, unless Kueue keeps the order."""
+    named = {"EAGERLY_JOB": wish.submit.name}
+    return named if wish.submit.queue else {**named, "EAGERLY_JOB_PRIORITY": str(wish.submit.priority)}
+
+
+def _charts_cluster(wish: "Wish") -> Manifest:
+    group = wish.submit.group or ("gpu" if wish.launch.gpu else "cpu")
+    return {
+        "clusterSelector": {"ray.io/cluster": f"{wish.submit.release}-training"},
+        "entrypointNumCpus": 1,
+        "entrypointResources": json.dumps({f"training-{group}": 1}),
+    }
+
+
+def _own_cluster(wish: "Wish") -> Manifest:
+    """Describes a cluster for this job alone: a Pod a worker, and a head that runs the driver."""
+    gpus, workers = int(wish.launch.gpu), int(str(wish.launch.workers).rpartition(":")[2])
+    head = _group(wish, "ray-head", {"cpu": "1", "memory": "4Gi"})
+    sizes = {"cpu": "1", "memory": "4Gi", **({"nvidia.com/gpu": "1"} if gpus else {})}
+    worker = _group(wish, "ray-worker", sizes)
+    start = {"num-cpus": "1", **({"num-gpus": "1"} if gpus else {})}
+    group = {"groupName": "workers", "replicas": workers, "minReplicas": workers, "maxReplicas": workers}
+    return {
+        "suspend": True,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEEP_SECONDS,
+        "rayClusterSpec": {
+            "rayVersion": RAY,
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"}, "template": head},
+            "workerGroupSpecs": [{**group, "numOfHosts": 1, "rayStartParams": start, "template": worker}],
+        },
+    }
+
+
+def _group(wish: "Wish", name: str, sizes: dict[str, str]) -> Manifest:
+    limits = {kind: size for kind, size in sizes.items() if kind != "cpu"}
+    return _pod(wish, name, {"requests": sizes, "limits": limits}, runs=True)
+
+
+def _submitter(wish: "Wish") -> Manifest:
+    sizes = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
+    pod = _pod(wish, "ray-job-submitter", sizes, runs=False)
+    pod["metadata"] = {
+        "labels": {"app.kubernetes.io/instance": wish.submit.release, "app.kubernetes.io/component": "submitter"}
+    }
+    pod["spec"]["restartPolicy"] = "Never"
+    return pod
+
+
+def _pod(wish: "Wish", name: str, resources: Manifest, runs: bool) -> Manifest:
+    release = wish.submit.release
+    environment = [{"name": "HOME", "value": "/tmp"}]
+    mounts, volumes = [{"name": "tmp", "mountPath": "/tmp"}], [{"name": "tmp", "emptyDir": {"sizeLimit": "5Gi"}}]
+    if runs:
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"http://{release}-tracking:5000"
+        environment += [{"name": "EAGERLY_HOME", "value": RUNS}, {"name": "MLFLOW_TRACKING_URI", "value": tracking}]
+        environment += [_secret(release, "username"), _secret(release, "password")]
+        mounts.append({"name": "state", "mountPath": RUNS})
+        volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": f"{release}-runs"}})
+    container = {"name": name, "image": wish.submit.image or _image(), "imagePullPolicy": "IfNotPresent"}
+    container |= {"env": environment, "resources": resources, "securityContext": CONTAINER, "volumeMounts": mounts}
+    quiet = {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD}
+    return {"spec": {**quiet, "containers": [container], "volumes": volumes}}
+
+
+def _secret(release: str, key: str) -> Manifest:
+    secret = {"name": f"{release}-tracking", "key": key, "optional": True}
+    return {"name": f"MLFLOW_TRACKING_{key.upper()}", "valueFrom": {"secretKeyRef": secret}}
+
+
+def _image() -> str:
+    from importlib.metadata import version
+
+    return f"eagerly-train:{version('eagerly')}"
