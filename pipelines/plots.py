@@ -1,6 +1,7 @@
 """Pictures of a run, drawn from its journal and its test statistics."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.journal import Event
@@ -24,6 +25,13 @@ def draw(events: list[Event], statistics: "Mapping[str, NDArray[Any]]", labels: 
     if "reliability" in statistics:
         figures["reliability"] = _reliability(statistics["reliability"], statistics.get("uncalibrated"))
     return figures
+
+
+def save(figures: "Mapping[str, Figure]", folder: Path) -> None:
+    """Writes figures as NAME.png below a folder."""
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
 
 
 def _figure(title: str, x: str, y: str, size: float = 5.0) -> "tuple[Figure, Any]":
