@@ -38,12 +38,18 @@ def main(run_dirs: list[str]) -> int:
     failed = False
     for run_dir in run_dirs:
         try:
-            result = Recorder(Path(run_dir)).follow(closed)
+            result = _recorder(Path(run_dir)).follow(closed)
         except Exception as problem:  # the boundary of this process: whatever went wrong is said to the parent
             result = {"run_dir": run_dir, "error": str(problem) or type(problem).__name__}
             failed = True
         print(json.dumps(result), flush=True)
     return int(failed)
+
+
+def _recorder(folder: Path) -> "Recorder":
+    from pipelines.tune_recorder import TuneRecorder, trials
+
+    return TuneRecorder(folder) if (folder / trials.ABOUT).exists() else Recorder(folder)
 
 
 def _wait_for_end(closed: threading.Event) -> None:
@@ -54,10 +60,14 @@ def _wait_for_end(closed: threading.Event) -> None:
 class Recorder:
     """Follows one run."""
 
+    description = "run.json"
+    ended = "KILLED"
+    """How a run has ended that neither came to its test nor failed."""
+
     def __init__(self, run_dir: Path) -> None:
         """Reads what the run is about from its run.json."""
         self.run_dir = run_dir
-        self.about: dict[str, Any] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        self.about: dict[str, Any] = json.loads((run_dir / self.description).read_text(encoding="utf-8"))
         self.about.setdefault("id", sealed.hash_text(str(run_dir.resolve()))[:32])
         self.events: list[Event] = []
         self._points, self._once = points.Points(), points.Once()
@@ -202,17 +212,21 @@ class Recorder:
         if not last:
             return None
         if self._tracker is not None:
-            self._tracker.end("FAILED" if self._points.error else "KILLED")
+            self._tracker.end("FAILED" if self._points.error else self.ended)
         return {"run_dir": str(self.run_dir), "unfinished": True}
 
-    def _start(self) -> tracking.Tracker:
+    def _open(self, parent: str) -> tracking.Tracker:
+        """Opens the MLflow run of this folder, and remembers which it is."""
         memory = self.run_dir / MEMORY
-        known = json.loads(memory.read_text())["run_id"] if memory.exists() else ""
-        parent = self.about.get("parent", "")
-        tracker = tracking.Tracker(self.about["task"], self.run_dir.name, self.about["id"], known, parent)
+        tracker = tracking.Tracker(self.about["task"], self.run_dir.name, self.about["id"], _known(memory), parent)
         rough = memory.with_suffix(".rough")
         rough.write_text(json.dumps({"run_id": tracker.run_id}))
         rough.rename(memory)
+        return tracker
+
+    def _start(self) -> tracking.Tracker:
+        searched = _known(self.run_dir.parent / MEMORY)  # the folder of a search holds the run of its best
+        tracker = self._open(self.about.get("parent", searched))
         word = Path(self.about["word"])
         commit = tracking.git_commit(word if word.is_absolute() else Path(__file__).parent)
         tags = {"eagerly.git_commit": commit, "mlflow.source.git.commit": commit, "eagerly.lock": _lock_digest()}
@@ -245,6 +259,10 @@ class Recorder:
         )
         where = {"uri": tracking.uri(), "run_id": tracker.run_id, "experiment_id": tracker.experiment_id}
         return {"run_dir": str(self.run_dir), "version": asdict(version), "reason": reason, **where}
+
+
+def _known(memory: Path) -> str:
+    return json.loads(memory.read_text())["run_id"] if memory.exists() else ""
 
 
 def _lock_digest() -> str:

@@ -169,11 +169,12 @@ class Tracker:
         names = self._client.get_run(self.run_id).data.metrics
         return {name: {metric.step for metric in self._client.get_metric_history(self.run_id, name)} for name in names}
 
-    def finish(self, figures: "Mapping[str, Figure]", artifact: Path, journal: Path | None = None) -> str:
+    def finish(self, figures: "Mapping[str, Figure]", artifact: Path | None, journal: Path | None = None) -> str:
         """Logs plots as images, the artifact and the journal, ends the run, and returns where the artifact lies."""
         for name, figure in figures.items():
             self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
-        self._client.log_artifacts(self.run_id, str(artifact), "model")
+        if artifact is not None:
+            self._client.log_artifacts(self.run_id, str(artifact), "model")
         if journal is not None:
             self._client.log_artifact(self.run_id, str(journal))
         self.end("FINISHED")

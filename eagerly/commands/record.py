@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 from eagerly.commands import train
-from pipelines import recording, runs
+from pipelines import recording, runs, trials
 
 HELP = """usage: eagerly record RUN_DIR [RUN_DIR ...]
 
 Replays the journals of runs into MLflow, where it was away or refused while they were trained, registers their
 models, and writes what else the runs were to be logged to. What is there already is not logged again.
+RUN_DIR may be the folder of a search by `eagerly tune`, too.
 MLFLOW_TRACKING_URI says where MLflow is, as for `eagerly train`."""
 
 
@@ -21,7 +22,7 @@ def main(words: list[str]) -> int:
     flag = next((word for word in words if word.startswith("-")), None)
     if flag is not None:
         raise ValueError(f"unknown flag {flag!r}; `eagerly record` takes folders of runs alone")
-    folders = [runs.reopen(Path(word)).folder for word in words]
+    folders = [(trials if (Path(word) / trials.ABOUT).exists() else runs).reopen(Path(word)).folder for word in words]
     try:
         results = recording.Recording(folders).close()
     except recording.NotRecorded as problem:

@@ -25,18 +25,22 @@ copy.take(list(Reader(folder).new_events()))
 copy.close(failed=False)
 """
 READ = """
-import json, sys
-from wandb.sdk.internal.datastore import DataStore
+import json, struct, sys
 from wandb.proto.wandb_internal_pb2 import Record
-store, rows, ids = DataStore(), [], []
-store.open_for_scan(sys.argv[1])
-while (data := store.scan_data()) is not None:
-    record = Record.FromString(bytes(data))
-    if record.HasField("history"):
-        row = {one.key or one.nested_key[0]: json.loads(one.value_json) for one in record.history.item}
-        rows.append([row["step"], row["train/loss"]])
-    if record.HasField("run"):
-        ids.append([record.run.run_id, record.run.project])
+data, at, part, rows, ids = open(sys.argv[1], "rb").read(), 7, b"", [], []
+while at + 7 <= len(data):  # LevelDB's log format: blocks of 32 KiB, records whole or in parts, after W&B's own header
+    if 32768 - at % 32768 < 7:
+        at += 32768 - at % 32768
+        continue
+    _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+    part, at = part + data[at + 7 : at + 7 + length], at + 7 + length
+    if kind in (1, 4):
+        record, part = Record.FromString(part), b""
+        if record.HasField("history"):
+            row = {one.key or one.nested_key[0]: json.loads(one.value_json) for one in record.history.item}
+            rows.append([row["step"], row["train/loss"]])
+        if record.HasField("run"):
+            ids.append([record.run.run_id, record.run.project])
 print(json.dumps({"rows": rows, "ids": ids}))
 """
 
