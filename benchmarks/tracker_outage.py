@@ -153,6 +153,11 @@ def _kill_recorder(parent: int) -> None:
     find()[0].kill()
 
 
+def compare(kept: Counter[Any], stored: Counter[Any]) -> tuple[int, int]:
+    """Counts the points that are missing, and those that are there too often or should not be there."""
+    return sum((kept - stored).values()), sum((stored - kept).values())
+
+
 def _judge(run_dir: Path, server: Server, away: float, back: float, around_s: float) -> Outcome:
     run_count, stored = _stored(server)
     journal = runs.everything(run_dir)
@@ -163,7 +168,7 @@ def _judge(run_dir: Path, server: Server, away: float, back: float, around_s: fl
     low, ratio, high = _ratio(inside, [_step_ms(event) for event in near])
     times = [away, *(event["time"] for event in journal if away < event["time"] < back), back]
     gap = max(later - earlier for earlier, later in itertools.pairwise(times))
-    missing, doubled = sum((kept - stored).values()), sum((stored - kept).values())
+    missing, doubled = compare(kept, stored)
     steps = sum(len(event["losses"]) for event in windows if away < event["time"] < back)
     return Outcome(run_count, sum(kept.values()), missing, doubled, back - away, steps, ratio, low, high, gap)
 

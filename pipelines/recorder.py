@@ -38,7 +38,7 @@ def main(run_dirs: list[str]) -> int:
     failed = False
     for run_dir in run_dirs:
         try:
-            result = _recorder(Path(run_dir)).follow(closed)
+            result = of(Path(run_dir)).follow(closed)
         except Exception as problem:  # the boundary of this process: whatever went wrong is said to the parent
             result = {"run_dir": run_dir, "error": str(problem) or type(problem).__name__}
             failed = True
@@ -46,7 +46,8 @@ def main(run_dirs: list[str]) -> int:
     return int(failed)
 
 
-def _recorder(folder: Path) -> "Recorder":
+def of(folder: Path) -> "Recorder":
+    """Gives the recorder of a folder: of a run, or of a search for settings."""
     from pipelines.tune_recorder import TuneRecorder, trials
 
     return TuneRecorder(folder) if (folder / trials.ABOUT).exists() else Recorder(folder)
@@ -99,9 +100,7 @@ class Recorder:
                         raise ValueError(sentence) from problem
                     if complaint != sentence.partition("(")[0]:
                         complaint = sentence.partition("(")[0]
-                        self._notice(
-                            f"{sentence}; the run goes on, and {str(self.run_dir)!r} keeps all until MLflow has it"
-                        )
+                        self._notice(f"{sentence}; the run goes on, and its folder keeps all until MLflow has it")
                 if result is not None:
                     return result
                 self._wait(closed, attempts)

@@ -43,7 +43,7 @@ def check_reach(machine_count: int) -> None:
 
 def explain(problem: Exception) -> tuple[str, bool]:
     """Puts what MLflow raised in a sentence, and says whether it may pass by itself, as an outage does."""
-    where, said = _place(), " ".join(str(problem).split())[:300]
+    where, said = _place(), " ".join(str(problem).split())[:160]
     if isinstance(problem, ValueError | AssertionError | LookupError | TypeError | AttributeError):
         return said or type(problem).__name__, False
     status = getattr(problem, "get_http_status_code", lambda: 500)()

@@ -104,7 +104,7 @@ class Proposer(Searcher):
             warnings.simplefilter("ignore")  # Optuna calls a sampler that minds running trials experimental
             sampler = optuna.samplers.TPESampler(seed=tuning.config.seed, constant_liar=True)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._distributions = {name: _distribution(one) for name, one in tuning.space.items()}
+        self._distributions = {name: distribution(one) for name, one in tuning.space.items()}
         self._tuning, self._journal, self._say = tuning, journal, say
         self._earlier = trials.known(tuning.folder)
         self._next = 0
@@ -168,14 +168,19 @@ class Proposer(Searcher):
         best = f"; best {self._best:.4f}" if self._best > float("-inf") else ""
         return f"trial {trial.number + 1}/{self._tuning.search.trials} {trial.state} {came} ({shown}){best}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Gives Tune nothing to keep of a searcher but what it is: the journal has all."""
+        return {"_metric": self._metric, "_mode": self._mode}
+
     def save(self, checkpoint_path: str) -> None:
-        """Leaves nothing for Tune to keep: the journal has all."""
+        """Leaves nothing for Tune either."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Has nothing to take from Tune."""
 
 
-def _distribution(dimension: spaces.Dimension) -> Any:
+def distribution(dimension: spaces.Dimension) -> Any:
+    """Gives a dimension in Optuna's terms."""
     kind, values = dimension.kind, dimension.values
     if kind == "choice":
         return optuna.distributions.CategoricalDistribution(values)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import training
 
-from pipelines import spaces, tasks, trials
+from pipelines import loop, spaces, tasks, trials
 from pipelines.journal import Journal
+from pipelines.place import Place
 from pipelines.settings import Launch
 from pipelines.spaces import Dimension
 
@@ -107,3 +109,13 @@ def test_a_search_of_which_every_trial_failed_says_why(tmp_path: Path) -> None:
 def test_a_folder_without_a_search_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no search: there is no tune\.json in it"):
         trials.reopen(tmp_path)
+
+
+def test_a_trial_never_reads_the_test_split(tmp_path: Path) -> None:
+    task = tasks.find("classifier")
+    config = task.config.Config(epochs=1, arch="article", batch_size=256)
+    kept = training.counted(task.data.load(config))
+    assert loop.run(task, config, tmp_path, Place(), data=kept, test=False) == {}
+    read = training.reads(kept)
+    assert read["test"] == [] and len(read["valid"]) > 0 < len(read["train"])
+    assert not (tmp_path / "artifact").exists()

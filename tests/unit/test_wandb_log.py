@@ -38,7 +38,7 @@ while at + 7 <= len(data):  # LevelDB's log format: blocks of 32 KiB, records wh
         record, part = Record.FromString(part), b""
         if record.HasField("history"):
             row = {one.key or one.nested_key[0]: json.loads(one.value_json) for one in record.history.item}
-            rows.append([row["step"], row["train/loss"]])
+            rows += [[row["step"], row["train/loss"]]] if "train/loss" in row else []
         if record.HasField("run"):
             ids.append([record.run.run_id, record.run.project])
 print(json.dumps({"rows": rows, "ids": ids}))
