@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.journal import Event
 
 SPEED = "train/examples_per_second"
-ORDINARY = ("loading", "start", "steps", "epoch", "testing", "test", "load", "error")
+ORDINARY = ("loading", "start", "steps", "epoch", "testing", "test", "load", "error", "state")
 """Events that every run has; the others (resume, guard, checkpoint ...) are counted by kind as events/KIND."""
 
 

@@ -126,7 +126,7 @@ def test_a_twin_made_by_an_answer_that_came_too_late_is_deleted(store: Path) -> 
     run = _run(store / "run", START, _steps(0, [3.0]))
     _record(run)
     tracker = tracking.Tracker("classifier", "run", "another")
-    key = json.loads((run / "run.json").read_text())["key"]
+    key = json.loads((run / "run.json").read_text())["id"]
     tracker.describe({}, {tracking.KEY: key})
     assert len(_runs()) == 2
     _record(run)

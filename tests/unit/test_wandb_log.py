@@ -65,7 +65,7 @@ def test_offline_files_hold_each_step_once_over_restarts(tmp_path: Path) -> None
     (file,) = (run.folder / "wandb").glob("offline-run-*/*.wandb")
     found = json.loads(_python(READ, str(file)))
     assert found["rows"] == [[step, pytest.approx(1.0 - 0.1 * step)] for step in range(4)]
-    key = json.loads((run.folder / "run.json").read_text())["key"]
+    key = json.loads((run.folder / "run.json").read_text())["id"]
     assert found["ids"][0] == [key, "eagerly-classifier"]
 
 
