@@ -50,6 +50,7 @@ PARTS = (
     Part("soak", "--minutes 30", "--minutes 0.75 --warm-up-s 20 --most-growth 0.05", 2700),
     Part("attacks", "--seconds 10 --rounds 3", "--seconds 2 --rounds 1", 2700, seeded=False),
     Part("swap", "--swaps 5", "--swaps 2", 900, seeded=False),
+    Part("tracker_outage", "", "--quick", 900, seeded=False),
 )
 
 

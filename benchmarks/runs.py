@@ -19,6 +19,11 @@ def execute(words: list[str], folder: Path, environment: dict[str, str] | None =
         sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
 
 
+def everything(folder: Path) -> list[dict[str, Any]]:
+    """Lists the journal's events."""
+    return list(Reader(folder).new_events())
+
+
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Lists the journal's events of a kind."""
     return [event for event in Reader(folder).new_events() if event["event"] == kind]

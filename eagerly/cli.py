@@ -6,6 +6,8 @@ import sys
 
 VERBS = {
     "train": "train a task's model through Ray Train, log it to MLflow, register it",
+    "tune": "search a task's settings with Ray Tune, train the best out",
+    "record": "bring runs into MLflow that were trained while it was away",
     "submit": "train on a cluster as a job that survives, waits its turn and is found by name",
     "jobs": "list, follow, stop and wait for jobs, also once their cluster is gone",
     "cluster": "start and end a Ray cluster on this machine to submit jobs to",

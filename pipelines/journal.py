@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 NAME = "journal.jsonl"
+LOAD = "load.jsonl"
+"""A journal beside it, of this machine's load and memory, which the recorder writes."""
 Event = dict[str, Any]
 
 
 class Journal:
     """Appends events to a run's journal; each line reaches the file before `append` returns."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, name: str = NAME) -> None:
         """Opens the journal for appending; a line that a crash cut short is ended first."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / NAME
+        path = run_dir / name
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
         if torn:
@@ -36,9 +38,9 @@ class Journal:
 class Reader:
     """Reads a journal from where it stopped the last time, while another process writes it."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, name: str = NAME) -> None:
         """Starts at the first line; the file may not exist yet."""
-        self._path = run_dir / NAME
+        self._path = run_dir / name
         self._offset = 0
 
     def skip(self) -> None:

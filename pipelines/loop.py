@@ -57,13 +57,16 @@ def run(
     checkpoint_steps: int = 0,
     stop: Callable[[], str] = never,
     keeping: Keeping = USUAL,
+    test: bool = True,
 ) -> dict[str, float]:
     """Trains, evaluates and writes the model artifact of one run; goes on from its checkpoint if it has one.
 
     Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
     Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
     0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
-    stops all, after a checkpoint. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad data,
+    stops all, after a checkpoint. Without `test` it ends with the last epoch: the test split is not read and nothing
+    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad
+    data,
     another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
@@ -78,7 +81,7 @@ def run(
         while worker.progress.epoch < config.epochs and not worker.progress.done:
             worker.train_epoch()
             worker.finish_epoch()
-        metrics = worker.finish()
+        metrics = worker.finish() if test else {}
     except BaseException:
         worker.saver.close()
         raise

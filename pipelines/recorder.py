@@ -1,21 +1,34 @@
 """A process beside the training that replays journals into MLflow and registers the models.
 
 Training never waits for it, and imports no mlflow. It reads the journals of the run folders it is given, one
-after the other, and ends when all are recorded or when its standard input closes; one JSON line a run comes out.
+after the other, and ends when all are recorded or when its standard input closes. JSON lines come out: a result for
+each run, and a notice where something is amiss that does not end the recording, such as a tracker that is away.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import random
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines import plots, registry, sealed, tracking
-from pipelines.journal import Event, Reader
+from pipelines import feeds, plots, points, registry, sealed, tracking
+from pipelines.journal import LOAD, NAME, Event, Journal, Reader
 
 POLL_SECONDS = 2.0
+LONGEST_SECONDS = 30.0
+"""A tracker that is away is asked again after 2 s, 4 s and so on, at most so long, for as long as training lasts."""
+FEEDS_SECONDS = 60.0
+"""Other stores than MLflow may take so long at the end."""
+LOAD_SECONDS = (2.0, 10.0)
+"""Between samples of the machine's load: in a run's first two minutes, and later."""
+MEMORY, LOCK = "mlflow.json", ".recorder.lock"
 
 
 def main(run_dirs: list[str]) -> int:
@@ -25,12 +38,19 @@ def main(run_dirs: list[str]) -> int:
     failed = False
     for run_dir in run_dirs:
         try:
-            result = Recorder(Path(run_dir)).follow(closed)
+            result = of(Path(run_dir)).follow(closed)
         except Exception as problem:  # the boundary of this process: whatever went wrong is said to the parent
-            result = {"run_dir": run_dir, "error": f"{type(problem).__name__}: {problem}"}
+            result = {"run_dir": run_dir, "error": str(problem) or type(problem).__name__}
             failed = True
         print(json.dumps(result), flush=True)
     return int(failed)
+
+
+def of(folder: Path) -> "Recorder":
+    """Gives the recorder of a folder: of a run, or of a search for settings."""
+    from pipelines.tune_recorder import TuneRecorder, trials
+
+    return TuneRecorder(folder) if (folder / trials.ABOUT).exists() else Recorder(folder)
 
 
 def _wait_for_end(closed: threading.Event) -> None:
@@ -41,64 +61,207 @@ def _wait_for_end(closed: threading.Event) -> None:
 class Recorder:
     """Follows one run."""
 
+    description = "run.json"
+    ended = "KILLED"
+    """How a run has ended that neither came to its test nor failed."""
+
     def __init__(self, run_dir: Path) -> None:
         """Reads what the run is about from its run.json."""
         self.run_dir = run_dir
-        self.about: dict[str, Any] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        self.about: dict[str, Any] = json.loads((run_dir / self.description).read_text(encoding="utf-8"))
+        self.about.setdefault("id", sealed.hash_text(str(run_dir.resolve()))[:32])
         self.events: list[Event] = []
+        self._points, self._once = points.Points(), points.Once()
+        self._waiting: list[points.Point] = []
+        self._tracker: tracking.Tracker | None = None
+        self._told: dict[str, Any] = {}
+        self._readers = [Reader(run_dir), Reader(run_dir, LOAD)]
+        self._is_over = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def follow(self, closed: threading.Event) -> dict[str, Any]:
-        """Waits for the run to begin, logs it while it lasts, and registers its model when it is done."""
-        reader = Reader(self.run_dir)
-        tracker: tracking.Tracker | None = None
-        while True:
-            last = closed.is_set()
-            new = list(reader.new_events())
-            if tracker is None and any(event["event"] == "start" for event in new):
-                tracker = self._start()
-            self.events += new
-            if tracker is not None:
-                tracker.log(new)
-                self._describe_data(tracker, new)
-            if self.events and self.events[-1]["event"] == "test" and tracker is not None:
-                return self._finish(tracker)
-            if last:
-                if tracker is not None:
-                    tracker.end("FAILED" if any(event["event"] == "error" for event in self.events) else "KILLED")
-                return {"run_dir": str(self.run_dir), "unfinished": True}
+        """Waits for the run to begin, logs it while it lasts, and registers its model when it is done.
+
+        Raises ValueError with a sentence when MLflow does not take the run, or not in time after `closed`.
+        """
+        with self._alone(closed), self._beside(closed):
+            attempts, deadline, complaint = 0, float("inf"), ""
+            while True:
+                last = closed.is_set()
+                deadline = min(deadline, time.monotonic() + self._patience()) if last else deadline
+                try:
+                    self._read()
+                    result = self._advance(last)
+                    attempts, complaint = 0, ""
+                except Exception as problem:  # MLflow's own, of any store: the journal keeps what is to be logged
+                    result, attempts = None, attempts + 1
+                    sentence, passing = tracking.explain(problem)
+                    if last and (not passing or time.monotonic() >= deadline):
+                        raise ValueError(sentence) from problem
+                    if complaint != sentence.partition("(")[0]:
+                        complaint = sentence.partition("(")[0]
+                        self._notice(f"{sentence}; the run goes on, and its folder keeps all until MLflow has it")
+                if result is not None:
+                    return result
+                self._wait(closed, attempts)
+
+    def _patience(self) -> float:
+        return float(self.about["launch"].get("tracker_patience", 60.0))
+
+    def _wait(self, closed: threading.Event, attempts: int) -> None:
+        """Waits for more to log; longer and longer, and not all runs at once, while MLflow is away."""
+        if not attempts:
             closed.wait(POLL_SECONDS)
+            return
+        wait = min(LONGEST_SECONDS, POLL_SECONDS * 2 ** (attempts - 1)) * random.uniform(0.75, 1.25)
+        if closed.is_set():
+            time.sleep(min(wait, POLL_SECONDS, self._patience() / 4 + 0.1))
+        else:
+            closed.wait(wait)
+
+    def _notice(self, sentence: str) -> None:
+        print(json.dumps({"run_dir": str(self.run_dir), "notice": sentence}), flush=True)
+
+    @contextlib.contextmanager
+    def _alone(self, closed: threading.Event) -> Iterator[None]:
+        """Waits until no other recorder follows this run, as one does for a moment whose training was killed."""
+        deadline = float("inf")
+        with (self.run_dir / LOCK).open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    deadline = min(deadline, time.monotonic() + 2 * self._patience()) if closed.is_set() else deadline
+                    if time.monotonic() > deadline:
+                        raise ValueError("another process records it, and has not ended") from None
+                    time.sleep(0.2)
+            yield
+
+    @contextlib.contextmanager
+    def _beside(self, closed: threading.Event) -> Iterator[None]:
+        """Feeds the other stores, and samples the machine's load while the run lasts."""
+        if not closed.is_set():
+            self._sampler.start()
+        beside = list(self._feeds())
+        for feed in beside:
+            feed.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            for feed in beside:
+                feed.end(not self._is_trained())
+            for feed in beside:
+                feed.join(FEEDS_SECONDS)
+
+    def _feeds(self) -> Iterator[feeds.Feed]:
+        launch = self.about["launch"]
+        settings = {**self.about["config"], **launch}
+        if launch.get("tensorboard", True):
+            from pipelines.tensorboard import Board
+
+            yield feeds.Feed("TensorBoard", lambda: Board(self.run_dir, settings), self.run_dir, self._notice)
+        if (mode := launch.get("wandb", "no")) != "no":
+            from pipelines.wandb_log import Copy
+
+            yield feeds.Feed("W&B", lambda: Copy(self.run_dir, self.about, mode), self.run_dir, self._notice)
+
+    def _sample(self) -> None:
+        """Writes the machine's load into a journal of its own: an outage of MLflow makes no gap in it."""
+        while not any(event["event"] == "start" for event in Reader(self.run_dir).new_events()):
+            if self._is_over.wait(POLL_SECONDS):
+                return
+        load, journal = tracking.Load(), Journal(self.run_dir, LOAD)
+        number = sum(1 for _ in Reader(self.run_dir, LOAD).new_events())
+        began, is_last = time.monotonic(), False
+        while not is_last:
+            is_last = self._is_over.wait(LOAD_SECONDS[time.monotonic() - began > 120])
+            journal.append({"event": "load", "step": number, "metrics": load.sample()})
+            number += 1
+        journal.close()
+
+    def _is_trained(self) -> bool:
+        """Whether the test came after the last start: a run that is resumed when it was done tests again."""
+        kinds = [event["event"] for event in self.events if event["event"] in ("loading", "start", "test")]
+        return bool(kinds) and kinds[-1] == "test"
+
+    def _read(self) -> None:
+        """Takes in what the journals say by now."""
+        for reader in self._readers:
+            for event in reader.new_events():
+                if event["event"] != "load":
+                    self.events.append(event)
+                self._waiting += self._once.take(self._points.take(event))
+
+    def _advance(self, last: bool) -> dict[str, Any] | None:
+        """Brings MLflow up to date; may be called again after it failed at any point. Returns the result, if final."""
+        if last or self._is_trained():
+            self._is_over.set()
+            if self._sampler.ident is not None:
+                self._sampler.join()
+            self._read()
+        if any(event["event"] == "start" for event in self.events):
+            self._tracker = self._tracker or self._start()
+            self._tracker.log(self._waiting)
+            self._waiting = []
+            self._tell(self._tracker)
+            if self._is_trained():
+                return self._finish(self._tracker)
+        if not last:
+            return None
+        if self._tracker is not None:
+            self._tracker.end("FAILED" if self._points.error else self.ended)
+        return {"run_dir": str(self.run_dir), "unfinished": True}
+
+    def _open(self, parent: str) -> tracking.Tracker:
+        """Opens the MLflow run of this folder, and remembers which it is."""
+        memory = self.run_dir / MEMORY
+        tracker = tracking.Tracker(self.about["task"], self.run_dir.name, self.about["id"], _known(memory), parent)
+        rough = memory.with_suffix(".rough")
+        rough.write_text(json.dumps({"run_id": tracker.run_id}))
+        rough.rename(memory)
+        return tracker
 
     def _start(self) -> tracking.Tracker:
-        memory = self.run_dir / "mlflow.json"
-        known = json.loads(memory.read_text())["run_id"] if memory.exists() else ""
-        tracker = tracking.Tracker(self.about["task"], self.run_dir.name, known)
-        memory.write_text(json.dumps({"run_id": tracker.run_id}))
+        searched = _known(self.run_dir.parent / MEMORY)  # the folder of a search holds the run of its best
+        tracker = self._open(self.about.get("parent", searched))
         word = Path(self.about["word"])
         commit = tracking.git_commit(word if word.is_absolute() else Path(__file__).parent)
         tags = {"eagerly.git_commit": commit, "mlflow.source.git.commit": commit, "eagerly.lock": _lock_digest()}
         tags |= {"mlflow.source.name": f"eagerly train {self.about['word']}", "mlflow.user": os.environ.get("USER", "")}
         tracker.describe({**self.about["config"], **self.about["launch"]}, tags)
+        start = next(event for event in self.events if event["event"] == "start")
+        tracker.describe({"data_digest": start["data_digest"], "parameters": start["parameters"]}, {})
+        tracker.describe_data(start["data"], start["data_digest"])
         return tracker
 
-    def _describe_data(self, tracker: tracking.Tracker, new: list[Event]) -> None:
-        for event in new:
-            if event["event"] == "start":
-                tracker.describe({"data_digest": event["data_digest"], "parameters": event["parameters"]}, {})
-                tracker.describe_data(event["data"], event["data_digest"])
+    def _tell(self, tracker: tracking.Tracker) -> None:
+        """Keeps the tags up to date that say what happened besides metrics."""
+        now = points.about(self._points, self._once)
+        if now != self._told:
+            tracker.describe({}, {**dict.fromkeys(self._told, ""), **now})
+            self._told = now
 
     def _finish(self, tracker: tracking.Tracker) -> dict[str, Any]:
         from safetensors.numpy import load_file
 
-        test = self.events[-1]
+        test = next(event for event in reversed(self.events) if event["event"] == "test")
         statistics = load_file(self.run_dir / "statistics.safetensors")
         labels = json.loads((self.run_dir / "artifact" / "config.json").read_text()).get("labels", [])
-        source = tracker.finish(plots.draw(self.events, statistics, labels), self.run_dir / "artifact")
+        figures = plots.draw(self.events, statistics, labels)
+        plots.save(figures, self.run_dir / "plots")
+        source = tracker.finish(figures, self.run_dir / "artifact", self.run_dir / NAME)
         promotion, task = self.about["launch"]["promote"], self.about["task"]
         version, reason = registry.register(
             task, source, tracker.run_id, test["digest"], test["metrics"], test["primary"], promotion
         )
         where = {"uri": tracking.uri(), "run_id": tracker.run_id, "experiment_id": tracker.experiment_id}
         return {"run_dir": str(self.run_dir), "version": asdict(version), "reason": reason, **where}
+
+
+def _known(memory: Path) -> str:
+    return json.loads(memory.read_text())["run_id"] if memory.exists() else ""
 
 
 def _lock_digest() -> str:

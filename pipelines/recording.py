@@ -5,12 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 1800.0
+"""The recorder ends by itself; this is for one that hangs, and leaves time to send a large model."""
 NICENESS = 5
 """The recorder yields the processor to the training."""
+MOST_STARTS = 5
+"""So often a recorder that was killed, as when memory ran out, is started again; it goes on where it was."""
 
 
 class NotRecorded(RuntimeError):
@@ -22,16 +27,35 @@ class NotRecorded(RuntimeError):
         self.recorded = recorded
 
 
+def _say(sentence: str) -> None:
+    print(f"eagerly: {sentence}", file=sys.stderr, flush=True)
+
+
 class Recording:
     """A recorder process that follows run folders, in a session of its own so that Ctrl-C ends it last."""
 
-    def __init__(self, folders: list[Path]) -> None:
-        """Starts the process; it ends by itself when this one does, however that happens."""
-        self._folders = folders
+    def __init__(self, folders: list[Path], say: Callable[[str], None] = _say) -> None:
+        """Starts the process; it ends by itself when this one does, however that happens.
+
+        say: is called with sentences about what is amiss, from a thread of its own.
+        """
+        self._folders, self._say = folders, say
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._results: dict[str, dict[str, Any]] = {}
+        self._lock, self._is_closing = threading.Lock(), False
+        self._process = self._start(folders)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The recorder's process."""
+        return self._process.pid
+
+    def _start(self, folders: list[Path]) -> "subprocess.Popen[bytes]":
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.recorder", *map(str, folders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -39,7 +63,47 @@ class Recording:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        return process
+
+    def _follow(self) -> None:
+        """Takes what the recorder says, and starts another in its place when it was killed."""
+        for _ in range(MOST_STARTS):
+            assert self._process.stdout is not None
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._take(line)
+            left = [folder for folder in self._folders if str(folder) not in self._results]
+            if self._process.wait() >= 0 or not left:
+                return
+            with self._lock:
+                self._process = self._start(left)
+                if self._is_closing:
+                    self._hang_up()
+
+    def _take(self, line: bytes) -> None:
+        if not line.startswith(b"{"):
+            return
+        said = json.loads(line)
+        if "notice" in said:
+            self._say(said["notice"])
+        else:
+            self._results[said["run_dir"]] = said
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _end(self) -> None:
+        """Lets the recorder log what is there and end, if it does in time."""
+        with self._lock:
+            self._is_closing = True
+            self._hang_up()
+        self._thread.join(PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            with self._lock:
+                self._process.kill()
+            self._process.wait()
 
     def close(self) -> list[dict[str, Any]]:
         """Lets the recorder log what is there and end; returns a result for each run.
@@ -47,28 +111,19 @@ class Recording:
         Raises NotRecorded when MLflow did not take a run, saying how to try again.
         """
         with self._errors:
-            output = self._wait()
-            results = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
-            failed = next((at for at, result in enumerate(results) if "error" in result), len(results))
-            if failed < len(self._folders):
-                problem = results[failed]["error"] if failed < len(results) else self._last_words()
-                where = self._folders[failed]
-                again = f"`eagerly train --resume {where}` tries again"
-                sentence = f"the run in {str(where)!r} is not in MLflow ({problem}); {again}"
+            self._end()
+            results = [self._results.get(str(folder), {"error": self._last_words()}) for folder in self._folders]
+        for folder, result in zip(self._folders, results, strict=True):
+            if "error" in result:
+                again = f"its model is in the folder, and `eagerly record {folder}` records it later"
+                sentence = f"the run in {str(folder)!r} is not in MLflow: {result['error']}; {again}"
                 raise NotRecorded(sentence, [result for result in results if "error" not in result])
         return results
-
-    def _wait(self) -> bytes:
-        try:
-            return self._process.communicate(timeout=PATIENCE_SECONDS)[0]
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.communicate()[0]
 
     def abandon(self) -> None:
         """Lets the recorder log what is there of runs that did not end, and end."""
         with self._errors:
-            self._process.communicate(timeout=PATIENCE_SECONDS)
+            self._end()
 
     def _last_words(self) -> str:
         self._errors.seek(0)

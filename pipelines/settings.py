@@ -80,8 +80,17 @@ class Launch:
     promote: Literal["gate", "always", "never"] = "gate"
     """Whether the new version becomes champion; gate: if its primary test metric is no worse than the champion's."""
 
+    tracker_patience: float = 60.0
+    """Seconds that the command waits, after training, for an MLflow that is away; then `eagerly record` is needed."""
+    tensorboard: bool = True
+    """Whether TensorBoard's event files are written to the run's folder."""
+    wandb: Literal["no", "offline", "online"] = "no"
+    """Whether the run also goes to Weights & Biases, or to its files for `wandb sync`; needs eagerly[wandb]."""
+
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
+        if not 0 <= self.tracker_patience < float("inf"):
+            raise ValueError(f"--tracker-patience is {self.tracker_patience}; it must be finite and not negative")
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; the least allowed is 1")
         if self.threads < 0:

@@ -1,25 +1,30 @@
-"""Runs and metrics in MLflow, replayed from a run's journal."""
+"""Runs and metrics in MLflow, replayed from a run's journal so that nothing is missing and nothing doubled."""
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from pipelines.journal import Event
+from pipelines.points import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import Metric
 
 LIMIT = 1000
 """Most metrics that MLflow takes in one call."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show an experiment as training rather than as an application of language models."""
+KEY = "eagerly.run_key"
+"""Tag of an MLflow run: which run folder it is of, so that a restart finds it whatever it remembers."""
+PARENT = "mlflow.parentRunId"
 ONE_MACHINE = ("sqlite", "file", "")
 """Schemes of tracking stores that only processes of one machine can share."""
+CLIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own retries are off where a recorder retries, which it can do without sending a point twice."""
 
 
 def uri() -> str:
@@ -36,43 +41,106 @@ def check_reach(machine_count: int) -> None:
         )
 
 
-class Tracker:
-    """One MLflow run, whatever the number of ranks and restarts."""
+def explain(problem: Exception) -> tuple[str, bool]:
+    """Puts what MLflow raised in a sentence, and says whether it may pass by itself, as an outage does."""
+    where, said = _place(), " ".join(str(problem).split())[:160]
+    if isinstance(problem, ValueError | AssertionError | LookupError | TypeError | AttributeError):
+        return said or type(problem).__name__, False
+    status = getattr(problem, "get_http_status_code", lambda: 500)()
+    if status in (401, 403):
+        ways = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return f"MLflow at {where} refuses the credentials (status {status}); set {ways}", False
+    if 400 <= status < 500 and status not in (408, 409, 429):
+        return f"MLflow at {where} refuses: {said}", False
+    return f"MLflow at {where} does not answer ({type(problem).__name__}: {said})", True
 
-    def __init__(self, experiment: str, run_name: str, run_id: str = "") -> None:
-        """Starts a run, or goes on with the one that has `run_id`."""
+
+def _place() -> str:
+    """Names the tracking store without what a password may be part of."""
+    parts = urlparse(uri())
+    if "@" not in parts.netloc:
+        return uri()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+class Tracker:
+    """One MLflow run, whatever the number of ranks, recorders and restarts.
+
+    Every method may be called again after it failed, and then adds only what is missing.
+    """
+
+    def __init__(self, experiment: str, run_name: str, key: str = "", run_id: str = "", parent: str = "") -> None:
+        """Goes on with the run that has this id or this key, or starts one that has the key.
+
+        key: empty makes one, for a run that no other process goes on with.
+        parent: the id of the MLflow run that it is a child of.
+        """
         import mlflow
 
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        for name, value in CLIENT.items():
+            os.environ.setdefault(name, value)
         mlflow.set_tracking_uri(uri())
         self._client = mlflow.MlflowClient()
-        if run_id:
-            self._run = self._client.get_run(run_id)
-            self._client.update_run(run_id, status="RUNNING")
-        else:
-            found = self._client.get_experiment_by_name(experiment)
-            experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, tags=KIND)
-            self._run = self._client.create_run(experiment_id, run_name=run_name)
+        self._key = key or uuid.uuid4().hex
+        self.experiment_id = self._find_experiment(experiment)
+        self._run = self._known(run_id) or self._find() or self._create(run_name, parent)
         self.run_id: str = self._run.info.run_id
-        self.experiment_id: str = self._run.info.experiment_id
-        self._next_step, self._next_epoch = 0, 0
-        self._monitor = self._start_monitor()
+        self._stored: dict[str, set[int]] | None = None
+        if self._run.info.status != "RUNNING":
+            self._client.update_run(self.run_id, status="RUNNING")
 
-    def _start_monitor(self) -> Any:
-        """Samples this machine's load and memory in a thread of MLflow's."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    def _find_experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
 
-        monitor = SystemMetricsMonitor(self.run_id, sampling_interval=2, samples_before_logging=1)
-        monitor.start()
-        return monitor
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        try:
+            return self._client.create_experiment(name, tags=KIND)
+        except MlflowException:
+            found = self._client.get_experiment_by_name(name)  # another run made it just now
+            if found is None:
+                raise
+            return found.experiment_id
 
-    def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def _known(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as problem:
+            if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None  # the store is another one, or was made anew
+            raise
+
+    def _create(self, run_name: str, parent: str) -> Any:
+        tags = {KEY: self._key, **({PARENT: parent} if parent else {})}
+        return self._client.create_run(self.experiment_id, run_name=run_name, tags=tags)
+
+    def _find(self) -> Any:
+        found = self._same()
+        return found[0] if found else None
+
+    def _same(self) -> list[Any]:
+        """Lists the runs that have the key, oldest first."""
+        asked = f"tags.`{KEY}` = '{self._key}'"
+        return list(self._client.search_runs([self.experiment_id], asked, order_by=["attributes.start_time ASC"]))
+
+    def settle(self) -> None:
+        """Deletes a twin: a run whose creation was answered too late, when another had been made in its place."""
+        for twin in self._same():
+            if twin.info.run_id != self.run_id:
+                self._client.delete_run(twin.info.run_id)
+
+    def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
         """Logs the settings once and what else identifies the run."""
         from mlflow.entities import Param, RunTag
 
         known = self._client.get_run(self.run_id).data.params
         new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
-        self._client.log_batch(self.run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(self.run_id, params=new, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def describe_data(self, name: str, digest: str) -> None:
         """Logs what the run learns from as a dataset of MLflow's, which keeps 36 characters of a digest."""
@@ -81,43 +149,40 @@ class Tracker:
         dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"uri": name}))
         self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def log(self, events: list[Event]) -> None:
-        """Logs the metrics of journal events; steps and epochs that a resumed run took again are logged once."""
-        metrics = [metric for event in events for metric in self._metrics(event)]
-        for start in range(0, len(metrics), LIMIT):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + LIMIT])
-
-    def _metrics(self, event: Event) -> "Iterator[Metric]":
+    def log(self, points: list[Point]) -> None:
+        """Logs points, but those whose step of the metric the run has already."""
         from mlflow.entities import Metric
 
-        stamp = int(event["time"] * 1000)
-        if event["event"] == "steps":
-            for step, loss in enumerate(event["losses"], start=event["first"]):
-                if step >= self._next_step:
-                    yield Metric("train/loss", loss, stamp, step)
-                    self._next_step = step + 1
-            yield Metric("train/lr", event["lr"], stamp, self._next_step - 1)
-            yield Metric("train/examples_per_second", event["examples_per_second"], stamp, self._next_step - 1)
-        elif event["event"] == "epoch" and event["epoch"] >= self._next_epoch:
-            self._next_epoch = event["epoch"] + 1
-            for name, value in event["metrics"].items():
-                yield Metric(f"valid/{name}", value, stamp, event["step"])
-        elif event["event"] == "test":
-            for name, value in event["metrics"].items():
-                yield Metric(f"test/{name}", value, stamp, self._next_step)
+        stored = self._stored if self._stored is not None else self._read_back()
+        self._stored = None  # until all is known to be there
+        new = [point for point in points if point.step not in stored.setdefault(point.name, set())]
+        for start in range(0, len(new), LIMIT):
+            part = new[start : start + LIMIT]
+            metrics = [Metric(point.name, point.value, int(point.time * 1000), point.step) for point in part]
+            self._client.log_batch(self.run_id, metrics=metrics)
+            for point in part:
+                stored[point.name].add(point.step)
+        self._stored = stored
 
-    def finish(self, figures: "Mapping[str, Figure]", artifact: Path) -> str:
-        """Logs plots as images and the model artifact, ends the run, and returns where the artifact lies."""
+    def _read_back(self) -> dict[str, set[int]]:
+        """Asks MLflow which steps it has: an answer that was lost on its way says nothing of what was stored."""
+        names = self._client.get_run(self.run_id).data.metrics
+        return {name: {metric.step for metric in self._client.get_metric_history(self.run_id, name)} for name in names}
+
+    def finish(self, figures: "Mapping[str, Figure]", artifact: Path | None, journal: Path | None = None) -> str:
+        """Logs plots as images, the artifact and the journal, ends the run, and returns where the artifact lies."""
         for name, figure in figures.items():
             self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
-        self._client.log_artifacts(self.run_id, str(artifact), "model")
+        if artifact is not None:
+            self._client.log_artifacts(self.run_id, str(artifact), "model")
+        if journal is not None:
+            self._client.log_artifact(self.run_id, str(journal))
         self.end("FINISHED")
         return f"{self._run.info.artifact_uri}/model"
 
     def end(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
-        self._monitor.publish_metrics(self._monitor.aggregate_metrics())  # a short run's only sample
-        self._monitor.finish()
+        self.settle()
         self._client.set_terminated(self.run_id, status)
 
 
@@ -129,3 +194,21 @@ def git_commit(folder: Path) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""
+
+
+class Load:
+    """Samples this machine's processors, memory, disks, network and GPUs as MLflow names them."""
+
+    def __init__(self) -> None:
+        """Finds what there is to sample."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor("", tracking_uri=uri())
+
+    def sample(self) -> dict[str, float]:
+        """Gives the figures of now; those of rates are since the last sample."""
+        self._monitor.collect_metrics()
+        found = self._monitor.aggregate_metrics()
+        for part in self._monitor.monitors:
+            part.clear_metrics()
+        return {name: float(value) for name, value in found.items()}

@@ -1,5 +1,6 @@
 """Shows how runs go on, from the first second, by reading their journals."""
 
+import queue
 import sys
 import threading
 import time
@@ -87,6 +88,7 @@ class Display:
         self._states = [State(folder.name) for folder in folders]
         self._phase = ""
         self._print: Callable[[str], None] = partial(print, file=sys.stderr, flush=True)
+        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._began = time.monotonic()
         work = self._draw_bars if sys.stderr.isatty() else self._print_lines
@@ -108,7 +110,13 @@ class Display:
         """Names what happens beside the training, such as registering."""
         self._phase = phase
 
+    def note(self, sentence: str) -> None:
+        """Shows a sentence about something that is amiss, above the progress; from any thread."""
+        self._notes.put(f"eagerly: {' '.join(sentence.split())}")
+
     def _update(self) -> None:
+        while not self._notes.empty():
+            self._print(self._notes.get())
         for reader, state in zip(self._readers, self._states, strict=True):
             for event in reader.new_events():
                 state.take(event)

@@ -10,7 +10,7 @@ from typing import Any
 
 from eagerly import flags, table
 from eagerly.commands.progress import Display
-from pipelines import recording, runs, tasks
+from pipelines import recording, runs, tasks, wandb_log
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.stopping import Stopped
@@ -49,17 +49,17 @@ def train(launch: Launch, planned: list[Run]) -> int:
         print(f"eagerly: {stopped}; `eagerly train --resume {planned[0].folder}` goes on", file=sys.stderr)
         return STOPPED
     except recording.NotRecorded as problem:
-        _print(problem.recorded)
+        show(problem.recorded)
         print(f"eagerly: {problem}", file=sys.stderr)
         return 1
-    _print(results)
+    show(results)
     return 0
 
 
 def _record(work: Callable[[list[Run], Launch], None], planned: list[Run], launch: Launch) -> list[dict[str, Any]]:
     folders = [run.folder for run in planned]
     with Display(folders) as display:
-        recorder = recording.Recording(folders)
+        recorder = recording.Recording(folders, display.note)
         try:
             work(planned, launch)
         except BaseException as problem:
@@ -98,6 +98,7 @@ def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None 
     both.__doc__ = f"Trains {word}."
     given = None if default is None else both(*default)
     parsed: Any = flags.parse(both, words, f"eagerly train {word}", given)
+    wandb_log.check(parsed.launch.wandb)
     return parsed.config, parsed.launch
 
 
@@ -153,7 +154,8 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _print(results: list[dict[str, Any]]) -> None:
+def show(results: list[dict[str, Any]]) -> None:
+    """Prints what came of runs that were recorded."""
     for result in results:
         print(_summary(result))
 

@@ -8,6 +8,15 @@ from pipelines.settings import Settings
 EPOCHS = {"digits": 20, "mnist": 8, "fashion-mnist": 15, "cifar10": 40, "": 30}
 """Passes over each built-in set where --epochs is not given; the empty name is a folder of one's own."""
 
+SPACE = {
+    "lr": "loguniform(5e-4, 5e-2)",
+    "dropout": "uniform(0, 0.5)",
+    "batch_size": "choice(64, 128, 256)",
+    "weight_decay": "loguniform(1e-4, 0.1)",
+    "label_smoothing": "uniform(0, 0.1)",
+}
+"""What `eagerly tune` searches where --space and --set say nothing else."""
+
 
 @dataclass(frozen=True)
 class Config(Settings):

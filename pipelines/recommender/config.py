@@ -5,6 +5,15 @@ from typing import ClassVar, Literal
 
 from pipelines.settings import Settings
 
+SPACE = {
+    "lr": "loguniform(5e-4, 2e-2)",
+    "dropout": "uniform(0, 0.6)",
+    "item_dropout": "uniform(0, 0.5)",
+    "weight_decay": "loguniform(1e-2, 10)",
+    "dim": "choice(64, 128, 256)",
+}
+"""What `eagerly tune` searches where --space and --set say nothing else."""
+
 
 @dataclass(frozen=True)
 class Config(Settings):

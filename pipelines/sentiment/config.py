@@ -9,6 +9,15 @@ DATASETS = ("sample",)
 SCRATCH = {"epochs": 10, "batch_size": 64, "lr": 1e-2, "dropout": 0.5}
 ENCODER = {"epochs": 3, "batch_size": 32, "lr": 5e-5, "dropout": 0.1}
 
+SPACE = {
+    "lr": "loguniform(1e-3, 1e-1)",
+    "dropout": "uniform(0.1, 0.8)",
+    "batch_size": "choice(32, 64, 128)",
+    "weight_decay": "loguniform(1e-4, 1)",
+    "width": "choice(32, 64, 128)",
+}
+"""What `eagerly tune` searches where --space and --set say nothing else, for learning from scratch."""
+
 
 @dataclass(frozen=True)
 class Config(Settings):

@@ -47,15 +47,16 @@ def test_a_tracker_that_is_down_stops_no_training_and_recording_can_be_tried_aga
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["-m", "eagerly", "train", str(ROOT / "examples" / "linear_regression"), "--local", "--lr", "0.5"]
-    down = python(*words, folder=tmp_path, MLFLOW_TRACKING_URI=NOWHERE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    down = python(*words, "--tracker-patience", "1", folder=tmp_path, MLFLOW_TRACKING_URI=NOWHERE)
     assert down.returncode == 1
     (run_dir,) = (tmp_path / "runs").iterdir()
     artifact.verify(run_dir / "artifact")
     last = down.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"eagerly: the run in '{run_dir}' is not in MLflow (")
-    assert last.endswith(f"`eagerly train --resume {run_dir}` tries again")
+    assert last.startswith(f"eagerly: the run in '{run_dir}' is not in MLflow: MLflow at {NOWHERE} does not answer (")
+    assert last.endswith(f"its model is in the folder, and `eagerly record {run_dir}` records it later")
+    assert list((run_dir / "tensorboard").iterdir())
 
-    again = python("-m", "eagerly", "train", "--resume", str(run_dir), folder=tmp_path)
+    again = python("-m", "eagerly", "record", str(run_dir), folder=tmp_path)
     assert again.returncode == 0, again.stderr
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     version = registry.champion("linear_regression")

@@ -1,0 +1,85 @@
+"""`eagerly tune`: searches settings by validation alone, then trains the best out, logs and registers it."""
+
+import sys
+from dataclasses import make_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eagerly import flags
+from eagerly.commands import train
+from pipelines import recording, runs, tasks, trials, wandb_log
+from pipelines.journal import Journal
+from pipelines.trials import Trial, Tuning
+
+HELP = f"""usage: eagerly tune TASK [--trials 30] [--max-epochs 8] [flags]
+
+Tries configurations of a task's search space with Ray Tune, and trains the best out as `eagerly train` does.
+TASK is one of {", ".join(tasks.TASKS)}, or the folder of a task of your own.
+`eagerly tune TASK --help` shows all flags, those of `eagerly train` among them.
+`eagerly tune --resume TUNE_DIR` continues a search that was cut short; trials that had ended are not run again."""
+
+
+def main(words: list[str]) -> int:
+    """Runs `eagerly tune ...`. Raises ValueError with a sentence for everything the user can mend."""
+    if not words or words[0] in ("--help", "-h"):
+        print(HELP)
+        return 0
+    tuning = _plan(words)
+    best = _search(tuning)
+    settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.values.items())
+    print(f"\nbest of {len(trials.known(tuning.folder))} trials: number {best.number + 1}, {settings}")
+    print(f"search folder  {tuning.folder}", flush=True)
+    return train.train(tuning.launch, [_best_run(tuning, best)])
+
+
+def _plan(words: list[str]) -> Tuning:
+    first, *rest = words
+    if first.startswith("-"):
+        folder = first.partition("=")[2] or (rest[0] if rest else "")
+        if not first.startswith("--resume") or not folder:
+            raise ValueError("`eagerly tune` needs a task, or --resume with the folder of a search")
+        return trials.reopen(Path(folder))
+    task = tasks.find(first)
+    both = make_dataclass(
+        "Flags", [("config", task.config.Config), ("launch", runs.Launch), ("search", trials.Search)], frozen=True
+    )
+    both.__doc__ = f"Searches settings of {first}."
+    parsed: Any = flags.parse(both, rest, f"eagerly tune {first}")
+    wandb_log.check(parsed.launch.wandb)
+    if parsed.launch.resume:
+        return trials.reopen(Path(parsed.launch.resume))
+    return trials.create(first, parsed.config, parsed.launch, parsed.search)
+
+
+def _search(tuning: Tuning) -> Trial:
+    from pipelines import tuning as ray_tuning
+
+    if any(event["event"] == "best" for event in trials.events(tuning.folder)):
+        return trials.best(tuning.folder)
+    tuning.task.data.load(tuning.config)  # refuses bad data now, not in each trial
+    recorder = recording.Recording([tuning.folder])
+    try:
+        best = ray_tuning.search(tuning, _say)
+    except BaseException:
+        recorder.abandon()
+        raise
+    journal = Journal(tuning.folder)
+    journal.append({"event": "best", "number": best.number, "values": best.values, "value": best.value})
+    journal.close()
+    try:
+        recorder.close()
+    except recording.NotRecorded as problem:
+        _say(f"eagerly: {problem}")
+    return best
+
+
+def _best_run(tuning: Tuning, best: Trial) -> runs.Run:
+    folder = tuning.folder / trials.BEST
+    if (folder / runs.ABOUT).exists():
+        return runs.reopen(folder)
+    launch = replace(tuning.launch, run_dir=str(folder))
+    return runs.create(tuning.word, tuning.task, replace(tuning.config, **best.values), launch, folder)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,175 @@
+"""The folder of a search for settings: what is searched, and what became of each trial; standard library only."""
+
+import json
+import shutil
+import time
+import uuid
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines import runs, spaces, tasks
+from pipelines.journal import Event, Reader
+from pipelines.runs import Run
+from pipelines.settings import Launch, Settings
+from pipelines.tasks import Task
+
+ABOUT = "tune.json"
+BEST = "best"
+"""The folder, in a search's own, of the run that trains its best configuration out."""
+DONE = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How settings are searched; flags of `eagerly tune`."""
+
+    trials: int = 30
+    """Configurations to try."""
+    max_epochs: int = 8
+    """Epochs of a trial that is never stopped; its schedule is laid out for so many."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """asha stops the worse three quarters of the trials after 1, 4, 16 ... epochs; none lets all run to their end."""
+    space: str = ""
+    """JSON file of the search space, instead of the task's own: {"lr": "loguniform(1e-4, 1e-1)"}."""
+    set: tuple[str, ...] = ()
+    """Settings to search, over the others: lr=loguniform(1e-4,1e-1) "width=choice(32, 64)"."""
+    parallel: int = 0
+    """Trials at a time; 0 takes as many as there are processors, or GPUs with --gpu."""
+    gpu_share: float = 1.0
+    """Part of a GPU that each trial gets, with --gpu."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        for name, low in (("trials", 1), ("max_epochs", 1), ("parallel", 0)):
+            if getattr(self, name) < low:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} is {getattr(self, name)}; the least allowed is {low}")
+        if not 0 < self.gpu_share <= 1:
+            raise ValueError(f"--gpu-share is {self.gpu_share}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search, and where it is kept."""
+
+    word: str
+    task: Task
+    config: Settings
+    """What the best is trained out with, but for the settings that are searched."""
+    launch: Launch
+    search: Search
+    words: dict[str, str]
+    """The search space."""
+    folder: Path
+
+    @property
+    def space(self) -> spaces.Space:
+        """The dimensions by setting."""
+        return spaces.parse(self.words, self.config)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried."""
+
+    number: int
+    values: dict[str, Any]
+    state: str = "running"
+    """running, or one of DONE."""
+    value: float = float("-inf")
+    """The validation metric after its last epoch."""
+    epochs: int = 0
+
+
+def create(word: str, config: Settings, launch: Launch, search: Search) -> Tuning:
+    """Makes the folder of a search. Raises ValueError for a space that cannot be, or a folder that is in use."""
+    task = tasks.find(word)
+    words = spaces.read(Path(search.space)) if search.space else spaces.of(task.config, config)
+    words |= spaces.given(search.set)
+    spaces.parse(words, config)
+    folder = Path(launch.run_dir or f"runs/tune-{task.name}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
+    if (folder / ABOUT).exists():
+        raise ValueError(f"{str(folder)!r} holds a search already; `eagerly tune --resume {folder}` continues it")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"--run-dir {str(folder)!r} is not an empty folder; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    word = word if word in tasks.TASKS else str(task.folder)
+    config = runs.absolute(config)
+    about = {"word": word, "task": task.name, "id": uuid.uuid4().hex, "config": asdict(config), "words": words}
+    rough = folder / ".about.rough"
+    rough.write_text(json.dumps({**about, "launch": asdict(launch), "search": asdict(search)}, indent=2) + "\n")
+    rough.rename(folder / ABOUT)
+    return Tuning(word, task, config, launch, search, words, folder)
+
+
+def reopen(folder: Path) -> Tuning:
+    """Opens a search to continue it. Raises ValueError when the folder holds none."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{str(folder)!r} holds no search: there is no {ABOUT} in it") from None
+    except ValueError as problem:
+        raise ValueError(f"{str(folder / ABOUT)!r} is damaged: {problem}") from problem
+    task = tasks.find(about["word"])
+    config, launch, search = (
+        kind(**_known(kind, about[name]))
+        for kind, name in ((task.config.Config, "config"), (Launch, "launch"), (Search, "search"))
+    )
+    return Tuning(about["word"], task, config, launch, search, about["words"], folder.resolve())
+
+
+def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
+
+
+def events(folder: Path) -> list[Event]:
+    """Lists what the search's journal says."""
+    return list(Reader(folder).new_events())
+
+
+def known(folder: Path) -> dict[int, Trial]:
+    """Tells what became of the trials, by number."""
+    found: dict[int, Trial] = {}
+    for event in events(folder):
+        if event["event"] == "trial":
+            found[event["number"]] = Trial(event["number"], event["values"])
+        elif event["event"] == "done":
+            ended = {name: event[name] for name in ("state", "value", "epochs")}
+            found[event["number"]] = replace(found[event["number"]], **ended)
+    return found
+
+
+def best(folder: Path) -> Trial:
+    """Picks the trial with the best validation metric among those that were not stopped early.
+
+    Raises ValueError when every trial failed, with the first one's sentence.
+    """
+    tried = known(folder)
+    ended = [trial for trial in tried.values() if trial.state == "finished"]
+    if not ended:
+        said = [event["sentence"] for n in sorted(tried) for event in events(place(folder, n)) if "sentence" in event]
+        raise ValueError(f"no trial of {len(tried)} came to its end; {said[0] if said else 'all were stopped'}")
+    return max(ended, key=lambda trial: (trial.value, -trial.number))
+
+
+def place(folder: Path, number: int) -> Path:
+    """Names a trial's folder."""
+    return folder / "trials" / f"{number:04d}"
+
+
+def start(tuning: Tuning, number: int, values: dict[str, Any]) -> Run:
+    """Makes a trial's run folder, or opens it again."""
+    folder = place(tuning.folder, number)
+    if (folder / runs.ABOUT).exists():
+        return runs.reopen(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    config = replace(tuning.config, **values, epochs=tuning.search.max_epochs)
+    launch = Launch(local=True, gpu=tuning.launch.gpu, promote="never", tensorboard=False)
+    return runs.create(tuning.word, tuning.task, config, launch, folder)
+
+
+def clean(folder: Path, number: int) -> None:
+    """Removes the checkpoints of a trial that is done; its journal stays."""
+    shutil.rmtree(place(folder, number) / "checkpoints", ignore_errors=True)

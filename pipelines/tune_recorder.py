@@ -1,0 +1,84 @@
+"""Replays a search for settings into MLflow: one parent run, a child for each trial, and a plot of all."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from pipelines import plots, tracking, trials
+from pipelines.recorder import Recorder
+
+
+class TrialRecorder(Recorder):
+    """Replays a trial, a child of the search's run."""
+
+    ended = "FINISHED"
+
+    def bring(self, parent: str, is_done: bool) -> bool:
+        """Brings MLflow up to date; returns whether all is logged that will ever be."""
+        self.about["parent"] = parent
+        self._read()
+        return self._advance(is_done) is not None
+
+
+class TuneRecorder(Recorder):
+    """Follows a search."""
+
+    description = trials.ABOUT
+
+    def __init__(self, run_dir: Path) -> None:
+        """Reads what is searched from the folder's tune.json."""
+        super().__init__(run_dir)
+        self._children: dict[int, TrialRecorder] = {}
+        self._logged: set[int] = set()
+        self._sampler = threading.Thread(daemon=True)  # the trials' load is not the search's
+
+    def _feeds(self) -> Any:
+        return iter(())
+
+    def _advance(self, last: bool) -> dict[str, Any] | None:
+        tried = trials.known(self.run_dir)
+        if tried:
+            self._tracker = self._tracker or self._start()
+            best = next((event for event in self.events if event["event"] == "best"), None)
+            for number, trial in tried.items():
+                is_done = last or best is not None or trial.state in trials.DONE
+                self._bring(self._tracker.run_id, number, is_done)
+            if best is not None:
+                return self._finish_search(self._tracker, best, tried)
+        if not last:
+            return None
+        if self._tracker is not None:
+            self._tracker.end("KILLED")
+        return {"run_dir": str(self.run_dir), "unfinished": True}
+
+    def _start(self) -> tracking.Tracker:
+        tracker = self._open("")
+        described = {**self.about["config"], **self.about["search"]}
+        tracker.describe(described | {f"space/{name}": words for name, words in self.about["words"].items()}, {})
+        return tracker
+
+    def _bring(self, parent: str, number: int, is_done: bool) -> None:
+        folder = trials.place(self.run_dir, number)
+        if number in self._logged or not (folder / "run.json").exists():
+            return
+        if number not in self._children:
+            self._children[number] = TrialRecorder(folder)
+        if self._children[number].bring(parent, is_done):
+            self._logged.add(number)
+            del self._children[number]
+
+    def _finish_search(
+        self, tracker: tracking.Tracker, best: dict[str, Any], tried: dict[int, trials.Trial]
+    ) -> dict[str, Any]:
+        curves = {number: _curve(trials.place(self.run_dir, number)) for number in tried}
+        figures = plots.draw_trials(list(tried.values()), curves, best["number"])
+        plots.save(figures, self.run_dir / "plots")
+        tracker.describe({}, {"eagerly.best": json.dumps(best["values"]), "eagerly.best_trial": best["number"]})
+        tracker.finish(figures, None, self.run_dir / "journal.jsonl")
+        return {"run_dir": str(self.run_dir), "unfinished": False, "run_id": tracker.run_id}
+
+
+def _curve(folder: Path) -> dict[int, dict[str, float]]:
+    """Reads a trial's validation metrics by epoch."""
+    return {event["epoch"] + 1: event["metrics"] for event in trials.events(folder) if event["event"] == "epoch"}

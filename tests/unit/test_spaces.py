@@ -1,0 +1,121 @@
+"""A search space is read from words, and refused with a sentence that says what is allowed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import training
+
+from pipelines import loop, spaces, tasks, trials
+from pipelines.journal import Journal
+from pipelines.place import Place
+from pipelines.settings import Launch
+from pipelines.spaces import Dimension
+
+
+@pytest.fixture
+def config() -> object:
+    return tasks.find("classifier").config.Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "dimension"),
+    [
+        ("lr", "loguniform(1e-4, 1e-1)", Dimension("loguniform", (1e-4, 1e-1))),
+        ("dropout", "uniform(0, 0.5)", Dimension("uniform", (0.0, 0.5))),
+        ("batch_size", "choice(32, 64)", Dimension("choice", (32, 64))),
+        ("image_size", "int(8, 64)", Dimension("int", (8, 64))),
+        ("image_size", " logint( 8,64 ) ", Dimension("logint", (8, 64))),
+        ("optimizer", "choice('sgd', 'adam')", Dimension("choice", ("sgd", "adam"))),
+        ("augment", "choice(True, False)", Dimension("choice", (True, False))),
+    ],
+)
+def test_words_become_dimensions(name: str, words: str, dimension: Dimension, config: object) -> None:
+    assert spaces.parse({name: words}, config) == {name: dimension}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "sentence"),
+    [
+        ("warmth", "uniform(0, 1)", r"names 'warmth', which is no setting to be tuned: .*batch_size, lr, "),
+        ("epochs", "int(1, 8)", r"names 'epochs', which is no setting to be tuned"),
+        ("data", "choice('a', 'b')", r"names 'data', which is no setting to be tuned"),
+        ("lr", "normal(0, 1)", r"lr is 'normal\(0, 1\)' in the search space; write one of uniform\(0, 1\), "),
+        ("lr", "uniform(0, __import__('os'))", r"lr is .* in the search space; write one of"),
+        ("lr", "loguniform(0, 1)", r"loguniform takes a lower and a higher number above 0"),
+        ("lr", "uniform(1)", r"uniform takes a lower and a higher number"),
+        ("dropout", "uniform(0, 1.5)", r"holds dropout = 1\.5: --dropout is 1\.5; it must be at least 0 and below 1"),
+        ("batch_size", "uniform(8, 64)", r"batch_size is 8\.0 in the search space, and the setting is a int such as"),
+        ("batch_size", "choice()", r"batch_size is 'choice\(\)' in the search space; write one of"),
+    ],
+)
+def test_what_cannot_be_searched_is_a_sentence(name: str, words: str, sentence: str, config: object) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        spaces.parse({name: words}, config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_every_task_s_own_space_fits_its_settings(name: str) -> None:
+    module = tasks.find(name).config
+    assert "lr" in spaces.parse(spaces.of(module, module.Config()), module.Config())
+
+
+def test_a_file_and_the_flag_replace_the_task_s_own_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.json").write_text(json.dumps({"lr": "uniform(0.1, 0.2)", "dropout": "uniform(0, 0.1)"}))
+    search = trials.Search(space="space.json", set=("batch-size=choice(32, 64)", "lr=uniform(0.3, 0.4)"))
+    tuning = trials.create("classifier", tasks.find("classifier").config.Config(), Launch(), search)
+    assert set(tuning.space) == {"lr", "dropout", "batch_size"}
+    assert tuning.space["lr"].values == (0.3, 0.4)
+    assert trials.reopen(tuning.folder) == tuning
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"lr": 3}'])
+def test_a_file_that_is_no_space_is_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "space.json").write_text(text)
+    with pytest.raises(ValueError, match=r"--space '.*space\.json' "):
+        spaces.read(tmp_path / "space.json")
+
+
+def test_a_space_that_names_no_field_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tasks.find("classifier").config.Config()
+    for word in ("warmth=uniform(0, 1)", "lr"):
+        with pytest.raises(ValueError, match=r"warmth|'lr' is not NAME=WORDS"):
+            trials.create("classifier", config, Launch(), trials.Search(set=(word,)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_best_is_the_best_of_the_trials_that_came_to_their_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    ends = [("stopped", 0.9, 1), ("finished", 0.7, 8), ("finished", 0.8, 8), ("failed", float("-inf"), 0)]
+    for number, (state, value, epochs) in enumerate(ends):
+        journal.append({"event": "trial", "number": number, "values": {"lr": number}})
+        journal.append({"event": "done", "number": number, "state": state, "value": value, "epochs": epochs})
+    journal.close()
+    assert trials.best(tmp_path).values == {"lr": 2}
+
+
+def test_a_search_of_which_every_trial_failed_says_why(tmp_path: Path) -> None:
+    journal, trial = Journal(tmp_path), Journal(trials.place(tmp_path, 0))
+    journal.append({"event": "trial", "number": 0, "values": {"lr": 9.0}})
+    trial.append({"event": "error", "sentence": "the loss is nan at step 3"})
+    for one in (journal, trial):
+        one.close()
+    with pytest.raises(ValueError, match="no trial of 1 came to its end; the loss is nan at step 3"):
+        trials.best(tmp_path)
+
+
+def test_a_folder_without_a_search_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no search: there is no tune\.json in it"):
+        trials.reopen(tmp_path)
+
+
+def test_a_trial_never_reads_the_test_split(tmp_path: Path) -> None:
+    task = tasks.find("classifier")
+    config = task.config.Config(epochs=1, arch="article", batch_size=256)
+    kept = training.counted(task.data.load(config))
+    assert loop.run(task, config, tmp_path, Place(), data=kept, test=False) == {}
+    read = training.reads(kept)
+    assert read["test"] == [] and len(read["valid"]) > 0 < len(read["train"])
+    assert not (tmp_path / "artifact").exists()
