@@ -39,6 +39,10 @@ class Read:
         """How many examples there are."""
         return len(self._split)
 
+    def __getattr__(self, name: str) -> Any:
+        """Gives what else the split has, as a model may ask for when it is made."""
+        return getattr(self.__dict__["_split"], name)
+
     def to(self, device: device) -> "Read":
         """Moves the split to a device."""
         return Read(self._split.to(device), self._path)

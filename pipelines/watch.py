@@ -62,9 +62,7 @@ class Watch(WorkerGroupCallback, ControllerCallback):
             return
         if kind == "error":
             raise problem
-        raise notices.GivenUp(
-            f"workers were lost {count} times, which is more than --max-failures {limit}; at last: {reason}"
-        )
+        raise notices.GivenUp(f"workers were lost {count} times and --max-failures is {limit}; at last, {reason}")
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Lets a healthy group write a checkpoint before Ray ends it to start another of another size."""

@@ -1,0 +1,136 @@
+"""4 -> 2 -> 3 workers in mid-epoch through Ray Train, on a cluster of several raylets: each example once an epoch.
+
+`python -m benchmarks.elastic [--notice] [--epochs 40]` starts a head and two nodes of two workers each, takes one node
+away (killed, or with `--notice` drained as before a preemption), later adds a node of one worker, and lets every rank
+write down what it reads. The judge is the ledger of the history that leads to the final weights.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks import runs as logs
+from pipelines import launch, ledger, runs, tasks
+from pipelines.settings import Launch
+
+PARITY = str(Path(__file__).resolve().parents[1] / "examples" / "parity")
+BATCH = 18
+"""89 batches an epoch; neither 18 nor the last batch's 16 divides by 3, and 18 not by 4."""
+PATIENCE_SECONDS = 300.0
+DRAIN_SECONDS = 60
+
+
+class Changes(threading.Thread):
+    """Takes a node away and adds another while the run goes on."""
+
+    def __init__(self, cluster: Any, leaving: Any, folder: Path, notice: bool) -> None:
+        """Takes the cluster, the node that leaves, the run's folder, and whether the node says so before."""
+        super().__init__(daemon=True)
+        self._cluster, self._leaving, self._folder, self._notice = cluster, leaving, folder, notice
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        """Waits for steps of each group before the next change."""
+        try:
+            self._wait(lambda: self._steps_of(4) > 30)
+            if self._notice:
+                drain(self._leaving.node_id)
+            else:
+                self._cluster.remove_node(self._leaving, allow_graceful=False)
+            self._wait(lambda: self._steps_of(2) > 30)
+            self._cluster.add_node(num_cpus=1, include_dashboard=False)
+        except BaseException as problem:  # told by the main thread
+            self.problem = problem
+
+    def _steps_of(self, workers: int) -> int:
+        """Counts the steps that a group of so many workers took."""
+        groups = logs.events(self._folder, "workers")
+        since = next((event["time"] for event in groups if event["count"] == workers), float("inf"))
+        steps = [event for event in logs.events(self._folder, "steps") if event["time"] > since]
+        return sum(len(event["losses"]) for event in steps)
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not ready():
+            assert time.monotonic() < deadline, "the run took no steps"
+            time.sleep(0.1)
+
+
+def drain(node_id: str) -> None:
+    """Tells Ray that a node is about to be taken away, as a cloud's notice does."""
+    from ray._private.worker import global_worker
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + DRAIN_SECONDS) * 1000)
+    client: Any = global_worker.gcs_client
+    accepted, why = client.drain_node(node_id, reason, "taken away by the benchmark", deadline_ms)
+    assert accepted, why
+
+
+def judge(run_dir: Path, ledger_dir: Path, examples: int, epochs: int) -> list[str]:
+    """Lists what is wrong with the surviving history; nothing is wrong with a list that is empty."""
+    taken = list(ledger.taken(ledger_dir, run_dir))
+    surviving = ledger.surviving(taken, run_dir)
+    counts = ledger.tally(surviving)
+    wrong = [
+        f"epoch {at}: counts differ from one an example" for at in range(epochs) if counts.get(at) != once(examples)
+    ]
+    sizes = [event["count"] for event in logs.events(run_dir, "workers")]
+    if [size for at, size in enumerate(sizes) if at == 0 or size != sizes[at - 1]] != [4, 2, 3]:
+        wrong.append(f"the groups had {sizes} workers")
+    per_epoch = -(-examples // BATCH)
+    firsts = [now.step for then, now in pairwise(surviving) if now.attempt > then.attempt]
+    if not any(step % per_epoch for step in firsts):
+        wrong.append(f"no change was in mid-epoch: {firsts}")
+    print(f"workers {sizes}, changes before steps {firsts} of {len(surviving)} ({per_epoch} an epoch)")
+    print(f"{len(taken)} steps taken, {len(taken) - len(surviving)} of them not in the surviving history")
+    for event in logs.events(run_dir, "restart"):
+        print(f"restart: {event['cause']}: {event['reason']}")
+    return wrong
+
+
+def main() -> None:
+    """Runs the changes, judges the ledger and exits with 1 when an example is missing or double."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notice", action="store_true")
+    parser.add_argument("--epochs", type=int, default=40)
+    words = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="eagerly-elastic-"))
+    os.environ.update({**launch.SETTINGS, ledger.FOLDER: str(folder / "ledger"), "OMP_NUM_THREADS": "1"})
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    how = Launch(workers="2:4", threads=1, checkpoint_steps=25, max_failures=2, resize_seconds=2)
+    task = tasks.find(PARITY)
+    run = runs.create(PARITY, task, task.config.Config(epochs=words.epochs, batch_size=BATCH), how, folder / "run")
+    changes = Changes(cluster, nodes[1], run.folder, words.notice)
+    changes.start()
+    try:
+        launch.start_ray(how)
+        launch.train([run], how)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    wrong = judge(run.folder, folder / "ledger", len(task.data.load(run.config).train), words.epochs)
+    if changes.problem:
+        wrong.append(f"the cluster: {changes.problem!r}")
+    print("\n".join(wrong) or "every example exactly once per epoch, by ledger of the surviving history")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    main()
