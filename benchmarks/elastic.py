@@ -82,9 +82,8 @@ def judge(run_dir: Path, ledger_dir: Path, examples: int, epochs: int) -> list[s
     taken = list(ledger.taken(ledger_dir, run_dir))
     surviving = ledger.surviving(taken, run_dir)
     counts = ledger.tally(surviving)
-    wrong = [
-        f"epoch {at}: counts differ from one an example" for at in range(epochs) if counts.get(at) != once(examples)
-    ]
+    odd = [at for at in range(epochs) if counts.get(at) != Counter(range(examples))]
+    wrong = [f"epoch {at}: an example is missing or double" for at in odd]
     sizes = [event["count"] for event in logs.events(run_dir, "workers")]
     if [size for at, size in enumerate(sizes) if at == 0 or size != sizes[at - 1]] != [4, 2, 3]:
         wrong.append(f"the groups had {sizes} workers")

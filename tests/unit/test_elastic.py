@@ -63,11 +63,7 @@ def test_the_ledger_sees_the_steps_that_were_taken_twice(history: History) -> No
 
 def test_the_global_batch_keeps_its_size_and_the_size_of_the_group_changes_in_mid_epoch(history: History) -> None:
     assert {len(step.examples) for step in history.surviving} == {54, 34}
-    changes = [
-        now.step
-        for then, now in zip(history.surviving, history.surviving[1:], strict=False)
-        if now.attempt > then.attempt
-    ]
+    changes = [now.step for then, now in pairwise(history.surviving) if now.attempt > then.attempt]
     assert len(changes) == 2 and all(step % 30 for step in changes)
 
 
