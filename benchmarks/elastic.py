@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,40 +28,35 @@ PATIENCE_SECONDS = 300.0
 DRAIN_SECONDS = 60
 
 
-class Changes(threading.Thread):
-    """Takes a node away and adds another while the run goes on."""
+class Training(threading.Thread):
+    """Trains beside the main thread, in which alone Ray lets nodes join."""
 
-    def __init__(self, cluster: Any, leaving: Any, folder: Path, notice: bool) -> None:
-        """Takes the cluster, the node that leaves, the run's folder, and whether the node says so before."""
+    def __init__(self, run: runs.Run, how: Launch) -> None:
+        """Takes what to train and where."""
         super().__init__(daemon=True)
-        self._cluster, self._leaving, self._folder, self._notice = cluster, leaving, folder, notice
+        self._run, self._how = run, how
         self.problem: BaseException | None = None
 
     def run(self) -> None:
-        """Waits for steps of each group before the next change."""
+        """Trains to the end."""
         try:
-            self._wait(lambda: self._steps_of(4) > 30)
-            if self._notice:
-                drain(self._leaving.node_id)
-            else:
-                self._cluster.remove_node(self._leaving, allow_graceful=False)
-            self._wait(lambda: self._steps_of(2) > 30)
-            self._cluster.add_node(num_cpus=1, include_dashboard=False)
+            launch.start_ray(self._how)
+            launch.train([self._run], self._how)
         except BaseException as problem:  # told by the main thread
             self.problem = problem
 
-    def _steps_of(self, workers: int) -> int:
-        """Counts the steps that a group of so many workers took."""
-        groups = logs.events(self._folder, "workers")
-        since = next((event["time"] for event in groups if event["count"] == workers), float("inf"))
-        steps = [event for event in logs.events(self._folder, "steps") if event["time"] > since]
-        return sum(len(event["losses"]) for event in steps)
-
-    def _wait(self, ready: Callable[[], bool]) -> None:
+    def wait_for(self, workers: int, steps: int) -> None:
+        """Waits until a group of so many workers has taken so many steps."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not ready():
-            assert time.monotonic() < deadline, "the run took no steps"
+        while self._steps_of(workers) < steps:
+            assert time.monotonic() < deadline and self.is_alive(), f"{workers} workers took no {steps} steps"
             time.sleep(0.1)
+
+    def _steps_of(self, workers: int) -> int:
+        groups = logs.events(self._run.folder, "workers")
+        since = next((event["time"] for event in groups if event["count"] == workers), float("inf"))
+        steps = [event for event in logs.events(self._run.folder, "steps") if event["time"] > since]
+        return sum(len(event["losses"]) for event in steps)
 
 
 def drain(node_id: str) -> None:
@@ -115,17 +109,23 @@ def main() -> None:
     how = Launch(workers="2:4", threads=1, checkpoint_steps=25, max_failures=2, resize_seconds=2)
     task = tasks.find(PARITY)
     run = runs.create(PARITY, task, task.config.Config(epochs=words.epochs, batch_size=BATCH), how, folder / "run")
-    changes = Changes(cluster, nodes[1], run.folder, words.notice)
-    changes.start()
+    training = Training(run, how)
+    training.start()
     try:
-        launch.start_ray(how)
-        launch.train([run], how)
+        training.wait_for(4, 60)
+        if words.notice:
+            drain(nodes[1].node_id)
+        else:
+            cluster.remove_node(nodes[1], allow_graceful=False)
+        training.wait_for(2, 60)
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+        training.join()
     finally:
         ray.shutdown()
         cluster.shutdown()
+    if training.problem:
+        raise training.problem
     wrong = judge(run.folder, folder / "ledger", len(task.data.load(run.config).train), words.epochs)
-    if changes.problem:
-        wrong.append(f"the cluster: {changes.problem!r}")
     print("\n".join(wrong) or "every example exactly once per epoch, by ledger of the surviving history")
     sys.exit(bool(wrong))
 

@@ -145,10 +145,13 @@ def _local(planned: list[Run], launch: Launch) -> None:
 def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
 
+    streams = [run for run in planned if getattr(run.config, "stream", False)]
     for run in planned:
-        if run.config != run.task.config.Config():
+        if run not in streams and run.config != run.task.config.Config():
             run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
     ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
+    for run in streams:
+        run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
     ray_launch.train(planned, launch)
 
 
