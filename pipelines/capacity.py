@@ -1,7 +1,8 @@
 """Whether the cluster has room for the workers, and whether they can reach what they share."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.settings import Launch
@@ -16,36 +17,50 @@ def find(launch: Launch, grows: bool, say: Callable[[str], None]) -> None:
 
     `grows` says whether nodes may join: a cluster that was started for this run stays as it is.
     """
+    kind, told, began = "GPU" if launch.gpu else "CPU", "", time.monotonic()
+    total, free = _room(kind)
+    if total < launch.fewest and not (launch.wait and grows):
+        raise ValueError(
+            f"{_asked(launch)}, and the cluster has {total} {kind}s; ask for fewer workers"
+            f"{' or leave out --gpu' if launch.gpu else ''}{', or --wait for more' if grows else ''}"
+        )
+    if free >= launch.fewest:
+        return
+    with _wanted(kind, launch.most if launch.wait else 0):
+        while free < launch.fewest:
+            has = f"the cluster has {total} {kind}s, {free} of them free"
+            if launch.wait and told != (told := f"waiting for {launch.fewest} {kind}s: {has}"):
+                say(told)
+            elif not launch.wait and time.monotonic() - began > RELEASE_SECONDS:
+                raise ValueError(f"{_asked(launch)}, and {has}; ask for fewer workers, or --wait")
+            time.sleep(POLL_SECONDS)
+            total, free = _room(kind)
+
+
+def _asked(launch: Launch) -> str:
+    return f"--workers is {launch.workers}{' --gpu' if launch.gpu else ''}"
+
+
+def _room(kind: str) -> tuple[int, int]:
+    """Counts what the cluster has, and what of it is free."""
     import ray
 
-    kind, asked = ("GPU", " --gpu") if launch.gpu else ("CPU", "")
-    began, told, requested = time.monotonic(), "", False
-    while True:
-        total, free = (int(found.get(kind, 0)) for found in (ray.cluster_resources(), ray.available_resources()))
-        if free >= launch.fewest:
-            break
-        has = f"the cluster has {total} {kind}s"
-        if total < launch.fewest and not (launch.wait and grows):
-            raise ValueError(
-                f"--workers is {launch.workers}{asked}, and {has}; ask for fewer workers"
-                f"{' or leave out --gpu' if launch.gpu else ''}{', or --wait for more' if grows else ''}"
-            )
-        has += f", {free} of them free" if total else ""
-        if not launch.wait and time.monotonic() - began > RELEASE_SECONDS:
-            raise ValueError(f"--workers is {launch.workers}{asked}, and {has}; ask for fewer workers, or --wait")
-        if launch.wait and not requested:
-            requested = _request(kind, launch.most)
-        if launch.wait and told != (told := f"waiting for {launch.fewest} {kind}s: {has}"):
-            say(told)
-        time.sleep(POLL_SECONDS)
+    return int(ray.cluster_resources().get(kind, 0)), int(ray.available_resources().get(kind, 0))
 
 
-def _request(kind: str, count: int) -> bool:
-    """Lets Ray's autoscaler, where there is one, know what is waited for."""
+@contextmanager
+def _wanted(kind: str, count: int) -> Iterator[None]:
+    """Lets Ray's autoscaler, where there is one, know meanwhile what is waited for."""
     from ray.autoscaler.sdk import request_resources
 
+    if not count:
+        yield
+        return
     request_resources(bundles=[{kind: 1}] * count)
-    return True
+    try:
+        yield
+    finally:
+        request_resources(bundles=[])
 
 
 def machines() -> dict[str, str]:

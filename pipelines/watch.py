@@ -141,5 +141,7 @@ def _words(error: Exception) -> str:
     """Puts what happened into one line."""
     if isinstance(error, WorkerHealthCheckFailedError):
         return "a worker died"
+    if _kind(error) == "peer":
+        return "the connection to another worker broke"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return first if isinstance(error, ValueError | notices.Interrupted) else f"{type(error).__name__}: {first}"

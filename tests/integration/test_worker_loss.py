@@ -74,6 +74,14 @@ def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(planned[0].folder, planned[1].folder)
 
 
+def test_the_journal_tells_of_the_restart_and_where_it_went_on(pair: Pair) -> None:
+    (restart,) = events(pair.killed, "restart")
+    assert (restart["cause"], restart["reason"], restart["count"]) == ("loss", "a worker died", 1)
+    (resume,) = events(pair.killed, "resume")
+    assert 50 <= resume["step"] < 200 and resume["problems"] == []
+    assert not events(pair.undisturbed, "restart") and len(events(pair.undisturbed, "start")) == 1
+
+
 def test_a_killed_worker_changes_nothing_in_the_weights(pair: Pair) -> None:
     then, now = (load_file(folder / "artifact" / "model.safetensors") for folder in (pair.undisturbed, pair.killed))
     assert then.keys() == now.keys() and all(bool((then[name] == now[name]).all()) for name in then)
