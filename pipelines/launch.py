@@ -94,27 +94,25 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], lost: int) -> N
     if elastic:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHORT_WAIT_SECONDS)
     failures = launch.max_failures if launch.max_failures < 0 else launch.max_failures - lost
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={
-            "runs": since,
-            "threads": launch.threads,
-            "gpu": launch.gpu,
-            "save": launch.checkpoint_steps,
-            "keeping": (launch.keep, launch.storage, launch.resume_anyway),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=(launch.fewest, launch.most) if elastic else launch.most,
-            use_gpu=launch.gpu,
-            elastic_resize_monitor_interval_s=launch.resize_seconds,
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(runs[0].folder),
-            failure_config=FailureConfig(max_failures=-1),
-            callbacks=[Watch(since, failures, launch.max_errors, elastic)],
-        ),
+    settings = {
+        "runs": since,
+        "threads": launch.threads,
+        "gpu": launch.gpu,
+        "save": launch.checkpoint_steps,
+        "keeping": (launch.keep, launch.storage, launch.resume_anyway),
+    }
+    scaling = ScalingConfig(
+        num_workers=(launch.fewest, launch.most) if elastic else launch.most,
+        use_gpu=launch.gpu,
+        elastic_resize_monitor_interval_s=launch.resize_seconds,
     )
+    config = RunConfig(
+        name="ray",
+        storage_path=str(runs[0].folder),
+        failure_config=FailureConfig(max_failures=-1),
+        callbacks=[Watch(since, failures, launch.max_errors, elastic)],
+    )
+    trainer = TorchTrainer(work, train_loop_config=settings, scaling_config=scaling, run_config=config)
     try:
         trainer.fit()
     except TrainingFailedError as problem:

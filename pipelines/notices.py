@@ -12,10 +12,6 @@ WAIT_SECONDS = 3.0
 """Most time a worker gets for its last checkpoint when the group is to end."""
 
 
-class Interrupted(Exception):
-    """The training stopped because it was told to, and its checkpoint is on the disk; Ray can carry this one."""
-
-
 class GivenUp(RuntimeError):
     """Workers were lost more often than the run allows; its checkpoints are there to go on from."""
 

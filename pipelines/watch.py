@@ -16,6 +16,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 
 from pipelines import notices
 from pipelines.journal import Event, Journal, size
+from pipelines.stopping import Stopped
 
 PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 """Words of the errors with which a collective ends when another rank is gone."""
@@ -124,7 +125,7 @@ def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, notices.Interrupted):
+    if isinstance(error, Stopped):
         return "preemption"
     if isinstance(error, WorkerHealthCheckTimeoutError):
         return "loss"
@@ -144,4 +145,4 @@ def _words(error: Exception) -> str:
     if _kind(error) == "peer":
         return "the connection to another worker broke"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first if isinstance(error, ValueError | notices.Interrupted) else f"{type(error).__name__}: {first}"
+    return first if isinstance(error, ValueError | Stopped) else f"{type(error).__name__}: {first}"

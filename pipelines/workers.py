@@ -75,8 +75,6 @@ def _train(run: Run, place: Any, settings: dict[str, Any]) -> None:
     except ValueError as problem:
         journal.append({"event": "error", "rank": place.rank, "sentence": str(problem)})
         raise
-    except loop.Stopped as problem:
-        raise notices.Interrupted(str(problem)) from None
     finally:
         journal.close()
         pulse.stop()

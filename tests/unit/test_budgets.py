@@ -12,11 +12,12 @@ from pipelines import notices, runs, watch
 from pipelines.journal import Journal, Reader
 from pipelines.loop import Diverged
 from pipelines.settings import Launch
+from pipelines.stopping import Stopped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # ray's own settings
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 PEER = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:40000")
-STOPPED = notices.Interrupted("a node is about to be taken away; stopped after step 7 with a checkpoint")
+STOPPED = Stopped("a node is about to be taken away", 7)
 BUG = KeyError("label")
 REFUSED = Diverged("the loss is nan at step 3")
 

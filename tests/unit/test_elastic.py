@@ -45,7 +45,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
 def test_ranks_end_as_planned(history: History) -> None:
     killed, stopped, done = history.endings
     assert killed[0] == "exit -9" and all("RuntimeError" in words for words in killed[1:])
-    assert len(stopped) == 2 and all("stopped after step" in words for words in stopped)
+    assert len(stopped) == 2 and all(words.startswith("Stopped: stopped after step") for words in stopped)
     assert done == ["done"] * 3
 
 
