@@ -43,7 +43,7 @@ class Writer:
         for file in self._files.values():
             file.close()
         about = {"facts": dict(facts), "counts": self.counts, "kinds": self.kinds}
-        (self._folder / FACTS).write_text(json.dumps(about), encoding="utf-8")
+        (self._folder / FACTS).write_text(json.dumps(about, sort_keys=True), encoding="utf-8")
 
 
 class Shards:

@@ -4,6 +4,7 @@ What is done to a file is a generator of small parts, each a dict of arrays; at 
 and they come in the order of the files and of the rows, however many processors take part.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,7 +69,8 @@ def through(addresses: list[str], work: Work) -> Iterator[Part]:
 
     context = data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run's own display says what goes on
     rows = data.from_items([{"file": address} for address in addresses], override_num_blocks=len(addresses))
     parts = rows.map_batches(_Packed(work), batch_size=1)
     try:

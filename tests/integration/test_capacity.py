@@ -31,5 +31,5 @@ def test_a_cluster_that_stays_as_it_is_is_not_waited_for(ray_cluster: None) -> N
 def test_a_run_folder_that_another_machine_does_not_see_is_refused_and_named(ray_cluster: None, tmp_path: Path) -> None:
     nodes = capacity.machines()
     capacity.check_seen([tmp_path], nodes)
-    with pytest.raises(ValueError, match=r"the machine at [\d.]+ does not see the run folder '.*nowhere'; .*share"):
+    with pytest.raises(ValueError, match=r"the machine at [\d.]+ does not see the run folder '.*nowhere', .* share"):
         capacity.check_seen([tmp_path, tmp_path / "nowhere"], nodes)
