@@ -38,14 +38,14 @@ class Journal:
 class Reader:
     """Reads a journal from where it stopped the last time, while another process writes it."""
 
-    def __init__(self, run_dir: Path, name: str = NAME) -> None:
-        """Starts at the first line; the file may not exist yet."""
+    def __init__(self, run_dir: Path, name: str = NAME, offset: int = 0) -> None:
+        """Starts at the first line, or at a line that begins at `offset` bytes; the file may not exist yet."""
         self._path = run_dir / name
-        self._offset = 0
+        self._offset = offset
 
     def skip(self) -> None:
         """Passes over what is there already, as a resumed run's earlier events."""
-        self._offset = self._path.stat().st_size if self._path.exists() else 0
+        self._offset = size(self._path.parent)
 
     def new_events(self) -> Iterator[Event]:
         """Yields the events written since the last call; half-written lines wait, torn lines are passed over."""
@@ -62,3 +62,9 @@ class Reader:
                 except ValueError:
                     continue
                 yield event
+
+
+def size(run_dir: Path) -> int:
+    """Gives a journal's length in bytes; 0 where there is none."""
+    path = run_dir / NAME
+    return path.stat().st_size if path.exists() else 0

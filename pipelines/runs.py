@@ -64,7 +64,10 @@ def _describe(folder: Path, about: dict[str, Any]) -> None:
 def absolute(config: Settings) -> Settings:
     """Makes the paths of a configuration absolute, where there is something at them."""
     found = {name: Path(value) for name in config.PATHS if (value := getattr(config, name, ""))}
-    return replace(config, **{name: str(path.resolve()) for name, path in found.items() if path.exists()})
+    known = {name: str(path.resolve()) for name, path in found.items() if path.exists()}
+    patterns = {name: path for name, path in found.items() if set("*?[") & set(path.name) and path.parent.is_dir()}
+    known |= {name: str(path.parent.resolve() / path.name) for name, path in patterns.items() if name not in known}
+    return replace(config, **known)
 
 
 def discard(runs: list[Run]) -> None:

@@ -59,8 +59,8 @@ class Launch:
 
     local: bool = False
     """Whether to train in this process, without Ray."""
-    workers: int = 1
-    """Ray Train workers; each holds a copy of the model."""
+    workers: int | str = 1
+    """Ray Train workers, each with a copy of the model; FEWEST:MOST, as 2:4, lets their number follow the cluster."""
     gpu: bool = False
     """Whether each worker (or this process) uses a GPU."""
     threads: int = 0
@@ -79,6 +79,14 @@ class Launch:
     """Folder of an earlier run to continue."""
     promote: Literal["gate", "always", "never"] = "gate"
     """Whether the new version becomes champion; gate: if its primary test metric is no worse than the champion's."""
+    max_failures: int = 3
+    """Times that workers may be lost before the run gives up; -1 sets no limit. A preempted worker is not counted."""
+    max_errors: int = 0
+    """Times that an error of the training code itself is tried again before the run gives up; -1 sets no limit."""
+    resize_seconds: float = 30.0
+    """Seconds between looks at the cluster for room for more workers, with --workers FEWEST:MOST."""
+    wait: bool = False
+    """Whether to wait for processors or GPUs that the cluster lacks now, instead of being refused."""
 
     tracker_patience: float = 60.0
     """Seconds that the command waits, after training, for an MLflow that is away; then `eagerly record` is needed."""
@@ -89,10 +97,14 @@ class Launch:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
+        _check_workers(self.workers)
         if not 0 <= self.tracker_patience < float("inf"):
             raise ValueError(f"--tracker-patience is {self.tracker_patience}; it must be finite and not negative")
-        if self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; the least allowed is 1")
+        for name in ("max_failures", "max_errors"):
+            if getattr(self, name) < -1:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be 0 or more, or -1 for no limit")
+        if not 1 <= self.resize_seconds < float("inf"):
+            raise ValueError(f"--resize-seconds is {self.resize_seconds}; the least allowed is 1")
         if self.threads < 0:
             raise ValueError(f"--threads is {self.threads}; it must be 0 or more")
         if self.checkpoint_steps < 0:
@@ -103,10 +115,31 @@ class Launch:
             raise ValueError(f"--storage is {self.storage!r}; it must be a folder, s3://BUCKET/... or gs://BUCKET/...")
         if self.resume_anyway and not self.resume:
             raise ValueError("--resume-anyway goes with --resume RUN_DIR")
-        if self.local and self.workers > 1:
+        if self.local and self.most > 1:
             raise ValueError(f"--local trains in one process; --workers is {self.workers} and needs Ray or torchrun")
         if self.resume and self.run_dir:
             raise ValueError("--resume continues in its own folder; leave out --run-dir")
+
+    @property
+    def fewest(self) -> int:
+        """Least number of workers with which the run goes on."""
+        return int(str(self.workers).partition(":")[0])
+
+    @property
+    def most(self) -> int:
+        """Number of workers that the run takes if the cluster has room."""
+        return int(str(self.workers).rpartition(":")[2])
+
+
+def _check_workers(workers: int | str) -> None:
+    parts = str(workers).split(":")
+    if len(parts) > 2 or not all(part.lstrip("-").isdigit() for part in parts):
+        raise ValueError(f"--workers is {workers!r}; it must be a number, or FEWEST:MOST such as 2:4")
+    low, high = int(parts[0]), int(parts[-1])
+    if low < 1:
+        raise ValueError(f"--workers is {workers}; the least allowed is 1")
+    if low > high:
+        raise ValueError(f"--workers is {workers}; the fewest, {low}, must not exceed the most, {high}")
 
 
 def _flag(name: str) -> str:

@@ -34,10 +34,19 @@ class State:
     done: bool = False
     warnings: list[str] = field(default_factory=list)
     """What went wrong without ending the run, and was not shown yet."""
+    restarts: int = 0
+    workers: int = 0
 
     def take(self, event: Event) -> None:
         """Brings the state up to date with an event of the journal."""
         match event["event"]:
+            case "waiting":
+                self.phase = event["sentence"]
+            case "workers":
+                self.workers = event["count"]
+            case "restart":
+                self.restarts += 1
+                self.phase = f"restarting, {event['reason']}"
             case "loading":
                 self.phase = "loading data"
             case "start":
@@ -73,6 +82,8 @@ class State:
                 f"loss {self.loss:.4f}" if self.loss == self.loss else "loss -",
                 f"{self.speed:,.0f} examples/s" if self.speed else "",
                 f"{left:.0f} s left" if left is not None else "",
+                f"{self.restarts} restart{'s' if self.restarts > 1 else ''}" if self.restarts else "",
+                f"{self.workers} workers" if self.workers > 1 else "",
             ]
         ).strip()
 
@@ -139,7 +150,8 @@ class Display:
     def _line(self) -> str:
         active = [state for state in self._states if state.steps and not state.done]
         if self._phase or not active:
-            return self._phase or ("starting workers" if not self._states[0].steps else "evaluating")
+            first = self._states[0]
+            return self._phase or ("evaluating" if first.steps else first.phase.replace("starting", "starting workers"))
         state = active[-1]
         return f"{state.name}  {state.phase}  step {state.step}/{state.steps}  {state.figures()}  valid {state.valid}"
 

@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eagerly import flags, table
 from eagerly.commands.progress import Display
-from pipelines import recording, runs, tasks, wandb_log
+from pipelines import notices, recording, runs, tasks, wandb_log
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.stopping import Stopped
@@ -51,6 +52,10 @@ def train(launch: Launch, planned: list[Run]) -> int:
     except recording.NotRecorded as problem:
         show(problem.recorded)
         print(f"eagerly: {problem}", file=sys.stderr)
+        return 1
+    except notices.GivenUp as problem:
+        again = " and ".join(f"`eagerly train --resume {run.folder}`" for run in planned)
+        print(f"eagerly: {problem}; {again} goes on", file=sys.stderr)
         return 1
     show(results)
     return 0
@@ -142,12 +147,23 @@ def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
     from pipelines import turns
 
+    streams = [run for run in planned if getattr(run.config, "stream", False)]
     for run in planned:
-        if run.config != run.task.config.Config():
+        if run not in streams and run.config != run.task.config.Config():
             run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
-    ray_launch.start_ray(launch)
+    ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
     with turns.turn(launch):
+        for run in streams:
+            run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
         ray_launch.train(planned, launch)
+
+
+def _say_waiting(folder: Path, sentence: str) -> None:
+    from pipelines.journal import Journal
+
+    journal = Journal(folder)
+    journal.append({"event": "waiting", "sentence": sentence})
+    journal.close()
 
 
 def _rank() -> int:

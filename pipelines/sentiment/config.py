@@ -28,6 +28,8 @@ class Config(Settings):
     """Built-in data: sample (English film-review sentences and Chinese restaurant reviews)."""
     data: str = ""
     """CSV, TSV, JSONL or Parquet file of your own; replaces the built-in data."""
+    stream: bool = False
+    """Whether --data, then also a folder, a pattern or s3://, is numbered onto the disk once and read from there."""
     text_column: str = "text"
     """Column of --data that holds the texts."""
     label_column: str = "label"
@@ -64,6 +66,8 @@ class Config(Settings):
             if getattr(self, name) == (-1.0 if name == "dropout" else 0):
                 object.__setattr__(self, name, value)
         super().__post_init__()
+        if self.stream and not self.data:
+            raise ValueError("--stream reads the files of --data; name them, such as --data 'reviews/*.parquet'")
         if not self.data and self.dataset not in DATASETS:
             raise ValueError(
                 f"--dataset is {self.dataset!r}; there is {', '.join(DATASETS)}, or give a file with --data"

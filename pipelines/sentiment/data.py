@@ -62,9 +62,13 @@ def load(config: Config) -> LabelledData:
 
     Raises ValueError for a file that is missing, empty or broken, saying where, and for too few rows or labels.
     """
+    if config.stream:
+        from pipelines.sentiment import streaming
+
+        return streaming.load(config)
     rows = rows_of(config)
     texts, names = [text[: config.max_characters] for text, _ in rows], [label for _, label in rows]
-    labels = sorted(set(names), key=_order)
+    labels = sorted(set(names), key=order)
     name = config.data or config.dataset
     if len(set(texts)) < LEAST_TEXTS:
         raise ValueError(
@@ -75,7 +79,7 @@ def load(config: Config) -> LabelledData:
     numbers = {label: number for number, label in enumerate(labels)}
     label_N = torch.tensor([numbers[label] for label in names])
     parts = split(texts, config.seed)
-    reader = _reader(config, [texts[row] for row in parts[0]])
+    reader = reader_of(config, [texts[row] for row in parts[0]])
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
     return LabelledData(train, valid, test, content, name, labels, reader, [texts[row] for row in parts[1]])
@@ -107,7 +111,8 @@ def split(texts: list[str], seed: int) -> tuple[list[int], list[int], list[int]]
     return parts
 
 
-def _reader(config: Config, train: list[str]) -> Reader:
+def reader_of(config: Config, train: list[str]) -> Reader:
+    """Learns a tokenizer and n-grams from training texts, or takes the encoder's tokenizer."""
     if config.encoder:
         tokenizer, max_tokens = encoder.tokenizer(config.encoder, config.max_tokens)
         return Reader(tokenizer, np.zeros(0, dtype=np.int64), max_tokens)
@@ -115,7 +120,7 @@ def _reader(config: Config, train: list[str]) -> Reader:
     return Reader(bpe.learn(train, config.vocabulary), keys_V, config.max_tokens)
 
 
-def _order(label: str) -> tuple[int, int, str]:
-    """Sorts whole numbers by value, before words."""
+def order(label: str) -> tuple[int, int, str]:
+    """Gives what labels are sorted by: whole numbers by value, before words."""
     digits = label.removeprefix("-")
     return (0, int(label), label) if digits.isascii() and digits.isdigit() else (1, 0, label)

@@ -130,9 +130,9 @@ class Reader:
 
 
 def _runs(ends_N: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives where the texts at `index_B` start in the flat tensor, and how long they are."""
-    starts_N = torch.cat([ends_N.new_zeros(1), ends_N[:-1]])
-    return starts_N[index_B], ends_N[index_B] - starts_N[index_B]
+    """Gives where the texts at `index_B` start in the flat tensor, and how long they are; reads no other ends."""
+    starts_B = torch.where(index_B > 0, ends_N[index_B - 1], 0)
+    return starts_B, ends_N[index_B] - starts_B
 
 
 def _flatten(parts: list[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ def read(path: Path, text_column: str, label_column: str) -> list[tuple[str, str
         found = _jsonl(path, columns)
     else:
         found = _csv(path, columns, "," if path.suffix == ".csv" else "\t")
-    rows = [_row(path, place, text, label) for place, text, label in found]
+    rows = [check(str(path), place, text, label) for place, text, label in found]
     if not rows:
         raise ValueError(f"{str(path)!r} holds no rows; it needs texts with labels")
     return rows
 
 
-def _row(path: Path, place: Place, text: Any, label: Any) -> tuple[str, str]:
-    where = f"{str(path)!r}, {place}"
+def check(path: str, place: Place, text: Any, label: Any) -> tuple[str, str]:
+    """Gives a row's text and label, cleaned. Raises ValueError naming file and place when it is no such row."""
+    where = f"{path!r}, {place}"
     if not isinstance(text, str):
         raise ValueError(f"{where}: the text is {text!r}; it must be text; mend or remove the row")
     if isinstance(label, float) and label.is_integer():
@@ -53,11 +54,12 @@ def _row(path: Path, place: Place, text: Any, label: Any) -> tuple[str, str]:
         raise ValueError(f"{where}: {problem}; mend or remove the row") from problem
 
 
-def _pick(path: Path, there: list[str], columns: tuple[str, str]) -> None:
+def pick(path: str, there: list[str], columns: tuple[str, str]) -> None:
+    """Raises ValueError, listing the columns there are, when one of those asked for is missing."""
     for column, flag in zip(columns, ("--text-column", "--label-column"), strict=True):
         if column not in there:
             raise ValueError(
-                f"{str(path)!r} has no column {column!r}; it has {', '.join(map(repr, there))}: choose with {flag}"
+                f"{path!r} has no column {column!r}; it has {', '.join(map(repr, there))}: choose with {flag}"
             )
 
 
@@ -77,38 +79,50 @@ def _decode(path: Path) -> str:
 
 
 def _csv(path: Path, columns: tuple[str, str], delimiter: str) -> Iterator[tuple[Place, Any, Any]]:
+    return csv_rows(str(path), io.StringIO(_decode(path), newline=""), columns, delimiter)
+
+
+def csv_rows(
+    path: str, lines: Iterable[str], columns: tuple[str, str], delimiter: str
+) -> Iterator[tuple[Place, Any, Any]]:
+    """Takes place, text and label from the lines of a CSV file; raises ValueError that names the line."""
     csv.field_size_limit(FIELD_BYTES)
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        header = next(reader)
-        _pick(path, header, columns)
+        header = next(reader, [])
+        pick(path, header, columns)
         at_text, at_label = (header.index(column) for column in columns)
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
                 raise ValueError(
-                    f"{str(path)!r}, line {line}: {len(row)} fields where the header has {len(header)}; "
+                    f"{path!r}, line {line}: {len(row)} fields where the header has {len(header)}; "
                     "put quotes around a field that holds a separator"
                 )
             if row:
                 yield f"line {line}", row[at_text], row[at_label]
             line = reader.line_num + 1
     except csv.Error as problem:
-        raise ValueError(f"{str(path)!r}, line {reader.line_num}: {problem}; mend the quotes") from problem
+        raise ValueError(f"{path!r}, line {reader.line_num}: {problem}; mend the quotes") from problem
 
 
 def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
-    for number, line in enumerate(_decode(path).split("\n"), 1):
+    return jsonl_rows(str(path), _decode(path).split("\n"), columns)
+
+
+def jsonl_rows(path: str, lines: Iterable[str], columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
+    """Takes place, text and label from lines of JSON; raises ValueError that names the line."""
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as problem:
-            raise ValueError(f"{str(path)!r}, line {number}: no valid JSON ({problem})") from problem
+            raise ValueError(f"{path!r}, line {number}: no valid JSON ({problem})") from problem
         if not isinstance(row, dict):
-            raise ValueError(f"{str(path)!r}, line {number}: {type(row).__name__} where an object is needed")
+            raise ValueError(f"{path!r}, line {number}: {type(row).__name__} where an object is needed")
         try:
-            _pick(path, list(row), columns)
+            pick(path, list(row), columns)
         except ValueError as problem:
             raise ValueError(f"line {number}: {problem}") from problem
         yield f"line {number}", row[columns[0]], row[columns[1]]
@@ -120,7 +134,7 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any,
 
     try:
         with parquet.ParquetFile(path) as file:
-            _pick(path, file.schema_arrow.names, columns)
+            pick(str(path), file.schema_arrow.names, columns)
             content = file.read(columns=list(columns))
     except (pyarrow.ArrowException, OSError) as problem:
         raise ValueError(f"{str(path)!r} cannot be read as Parquet ({problem})") from problem

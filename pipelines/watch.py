@@ -1,0 +1,148 @@
+"""What the controller of Ray Train does for a run besides Ray's own: budgets, a journal, checkpoints before resizing.
+
+Ray keeps one budget for everything that fails in workers. Here a lost worker and an error of the training code have
+one each, and a preemption none: Ray is told to retry without end, and whatever is over its budget is raised, which
+ends the run.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+from pipelines import notices
+from pipelines.journal import Event, Journal, size
+from pipelines.stopping import Stopped
+
+PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+"""Words of the errors with which a collective ends when another rank is gone."""
+FRESH_SECONDS = 5.0
+
+
+class Watch(WorkerGroupCallback, ControllerCallback):
+    """Follows a worker group in the controller's process."""
+
+    def __init__(self, runs: dict[str, int], max_failures: int, max_errors: int, elastic: bool) -> None:
+        """Takes the runs as `tell` does; a budget of -1 has no limit."""
+        self._runs = runs
+        self._limits = {"loss": max_failures, "error": max_errors, "preemption": -1}
+        self._counts = {"loss": 0, "error": 0, "preemption": 0}
+        self._elastic = elastic
+        self._group: Any = None
+        self._failed = False
+        self._fresh = 0.0
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Makes the workers take SIGTERM as a notice."""
+        super().after_worker_group_start(worker_group)
+        worker_group.execute(notices.listen)
+        self._group, self._failed = worker_group, False
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """Forgets the group."""
+        self._group = None
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Counts what failed. Raises GivenUp, or the worker's own error, when that was once too often."""
+        if self._elastic and time.monotonic() - self._fresh > FRESH_SECONDS:
+            self._freshen()
+        if not worker_group_status.errors or self._failed:
+            return
+        self._failed = True
+        kind, problem = judge(worker_group_status.errors)
+        self._counts[kind] += 1
+        count, limit = self._counts[kind], self._limits[kind]
+        reason = _words(problem)
+        over = 0 <= limit < count
+        tell(self._runs, {"event": "lost" if over else "restart", "cause": kind, "reason": reason, "count": count})
+        if not over:
+            return
+        if kind == "error":
+            raise problem
+        raise notices.GivenUp(f"workers were lost {count} times and --max-failures is {limit}; at last, {reason}")
+
+    def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
+        """Lets a healthy group write a checkpoint before Ray ends it to start another of another size."""
+        if self._group is None or self._failed:
+            return
+        then, now = len(self._group.get_workers()), resize_decision.num_workers
+        reason = f"resized from {then} to {now} workers"
+        self._stop(reason)
+        tell(self._runs, {"event": "restart", "cause": "resize", "reason": reason, "count": 0})
+
+    def before_controller_abort(self) -> None:
+        """Lets the group write a last checkpoint when the run is interrupted."""
+        if self._group is not None and not self._failed:
+            self._stop("the run was interrupted")
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Looks at the cluster as it is now when a group is to be started again."""
+        if self._elastic and current_state.needs_new_run_attempt():
+            self._freshen()
+
+    def _stop(self, reason: str) -> None:
+        calls = self._group.execute_async(notices.stop, reason)
+        ray.wait(calls, num_returns=len(calls), timeout=notices.WAIT_SECONDS + 1)
+
+    def _freshen(self) -> None:
+        """Makes Ray's view of free resources current: it looks only every 20 s, and would wait for a lost node."""
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        self._fresh = time.monotonic()
+        coordinator: Any = get_or_create_autoscaling_coordinator()
+        ray.get(coordinator.get_reserved_resources.remote("", recompute=True), timeout=FRESH_SECONDS)
+
+
+def tell(runs: dict[str, int], event: Event) -> None:
+    """Writes an event into the journal of the run that a group was at, the last that has begun.
+
+    Runs are the folders in the order of training, each with its journal's size in bytes at the start.
+    """
+    begun = [folder for folder, since in runs.items() if size(Path(folder)) > since]
+    journal = Journal(Path((begun or list(runs)[:1])[-1]))
+    journal.append(event)
+    journal.close()
+
+
+def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:
+    """Names what ended a worker group, by each rank's error: "preemption", "loss" or "error", and the one to blame.
+
+    A rank that failed because another was gone is not to blame. A worker that died outweighs another's error, since
+    an error of the code comes again, and is then counted as one.
+    """
+    kinds = {rank: _kind(error) for rank, error in errors.items()}
+    for kind in ("preemption", "loss", "error", "peer"):
+        for rank, found in kinds.items():
+            if found == kind:
+                return ("loss" if kind == "peer" else kind), errors[rank]
+    raise AssertionError("no error to judge")
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, Stopped):
+        return "preemption"
+    if isinstance(error, WorkerHealthCheckTimeoutError):
+        return "loss"
+    if isinstance(error, WorkerHealthCheckFailedError):
+        inner = error.health_check_failure
+        return "preemption" if isinstance(inner, RayActorError) and inner.preempted else "loss"
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, RuntimeError) and any(sign in text for sign in PEER_SIGNS):
+        return "peer"
+    return "error"
+
+
+def _words(error: Exception) -> str:
+    """Puts what happened into one line."""
+    if isinstance(error, WorkerHealthCheckFailedError):
+        return "a worker died"
+    if _kind(error) == "peer":
+        return "the connection to another worker broke"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first if isinstance(error, ValueError | Stopped) else f"{type(error).__name__}: {first}"
