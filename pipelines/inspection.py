@@ -85,6 +85,7 @@ def _measure(looked_at: subject.Subject, wish: Wish, out: Path, peers: Peers | N
     batches = change.compare(looked_at, looked_at.following(wish.batches))
     cost = costs.measure(looked_at, values.graph, out / TRACE)
     comparisons = numerics.compare(looked_at, wish.ways, peers)
+    threads = torch.get_num_threads()
     facts = {
         "task": looked_at.task.name,
         "weights": looked_at.origin,
@@ -92,7 +93,7 @@ def _measure(looked_at: subject.Subject, wish: Wish, out: Path, peers: Peers | N
         "examples": findings.few(looked_at.names),
         "loss": f"{values.loss:.6g}",
         "precision": str(looked_at.half).removeprefix("torch.") if looked_at.is_amp else "float32",
-        "computed on": f"{_device(wish.device)}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
+        "computed on": f"{_device(wish.device)}, {threads} thread{'s' * (threads > 1)}, PyTorch {torch.__version__}",
         "at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     return Report(looked_at.task.name, facts, looked_at.notes, values, batches, cost, comparisons)

@@ -37,7 +37,7 @@ class Look:
     open: bool = False
     """Whether to show the page in a browser."""
     compare: tuple[Literal["amp", "ddp", "compile"], ...] = ("amp", "ddp", "compile")
-    """Other ways to compute the step; compiling takes the longest, at most a minute."""
+    """Other ways to compute the step; compiling takes the longest, at most two minutes."""
     batches: int = 3
     """Following batches whose graphs are compared with the step's."""
     gpu: bool = False
@@ -59,7 +59,8 @@ def main(words: list[str]) -> int:
         print(HELP)
         return 0
     word, config, look = _parse(words)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own lines say nothing to a user
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # what the profiler and DDP say of themselves is not for a user
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from pipelines import inspection
 
     task = tasks.find(word)

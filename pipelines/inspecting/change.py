@@ -44,6 +44,8 @@ class Batch:
     """Examples that draw what is different even when taken alone; all that were tried, where the whole batch does."""
     tried: int = 0
     """Examples that were taken alone; of a large batch not all are."""
+    example_count: int = 0
+    """Of the batch that they are of."""
 
 
 def compare(subject: Subject, others: list[Subject]) -> list[Batch]:
@@ -61,14 +63,15 @@ def compare(subject: Subject, others: list[Subject]) -> list[Batch]:
             batch.counts = _counts(own_batch.calls, batch.calls)
             here, there = _kinds(own), _kinds(drawn)
             source, odd = (other, there - here) if there - here else (subject, here - there)
-            batch.tried = min(len(source.index_B), MOST_ALONE)
+            batch.example_count = len(source.index)
+            batch.tried = min(len(source.index), MOST_ALONE)
             batch.blame = _blame(source, odd, batch.tried)
         found.append(batch)
     return found
 
 
 def _draw(subject: Subject) -> tuple[Graph, Batch]:
-    drawn, trail = _graph(subject, subject.index_B)
+    drawn, trail = _graph(subject, subject.index)
     shapes = [tuple(tensor.shape) for tensor in tensors(subject.batch())]
     print_of_steps = hashlib.sha256(repr([_step(node) for node in drawn.nodes]).encode()).hexdigest()[:8]
     calls = dict(Counter(call.module for call in trail.calls))
@@ -97,12 +100,14 @@ def _first_difference(one: Graph, other: Graph) -> int | None:
 
 def _words(one: Graph, other: Graph, at: int) -> str:
     here, there = (_describe(drawn.nodes[at]) if at < len(drawn.nodes) else "nothing" for drawn in (one, other))
-    return f"node {at + 1} is {there}, where this batch has {here}"
+    return f"node {at + 1} is {there}, here {here}"
 
 
 def _describe(node: Node) -> str:
-    line = f", {node.origin.line}" if node.origin.line else ""
-    return f"{node.name} in {node.module}, call {node.origin.call.number}{line}"
+    if node.parameter:
+        return node.parameter
+    line = f" ({node.origin.line})" if node.origin.line else ""
+    return f"{node.name} of {node.module}, call {node.origin.call.number}{line}"
 
 
 def _counts(one: dict[str, int], other: dict[str, int]) -> str:
@@ -112,7 +117,7 @@ def _counts(one: dict[str, int], other: dict[str, int]) -> str:
 
 def _blame(source: Subject, odd: set[Kind], count: int) -> list[str]:
     """Takes examples alone: those whose own graph holds the most of what is odd in their batch's have drawn it."""
-    shared = [len(odd & _alone(source, source.index_B[at : at + 1])) for at in range(count)]
+    shared = [len(odd & _alone(source, source.index[at : at + 1])) for at in range(count)]
     most = max(shared)
     return [name for name, share in zip(source.names, shared, strict=False) if share == most] if most else []
 

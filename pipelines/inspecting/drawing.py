@@ -1,5 +1,6 @@
 """Draws an autograd graph as SVG: node by node where it is small, else by module, the nodes of each in a part below."""
 
+import itertools
 import re
 import zlib
 from collections.abc import Iterable
@@ -10,10 +11,12 @@ from pipelines.inspecting.graph import Graph, Node
 from pipelines.inspecting.layout import Box, Drawing, arrange
 from pipelines.inspecting.trail import Call
 
-MOST_BOXES = 150
-"""Boxes of one drawing that people can still read."""
+FEW_BOXES, MOST_BOXES = 60, 150
+"""Nodes that are drawn one by one at once, and the most boxes of a drawing that people can still read."""
 LETTER, LINE, PADDING = 6.3, 14.0, 7.0
 MARGIN = 14.0
+HUE_STEP = 137.508
+"""Degrees between hues, the golden angle, so that the hues of few modules lie apart."""
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Part:
 
 def draw(drawn: Graph, bad: set[Call]) -> str:
     """Gives HTML with the whole graph; `bad` are the calls in which values stop being finite."""
-    if len(drawn.nodes) <= MOST_BOXES:
+    is_small = len(drawn.nodes) <= MOST_BOXES
+    if len(drawn.nodes) <= FEW_BOXES:
         return _svg(_of_nodes(drawn.nodes, drawn.nodes, bad))
     parts = split(drawn)
     folded = len(parts) > MOST_BOXES
@@ -40,7 +44,10 @@ def draw(drawn: Graph, bad: set[Call]) -> str:
     kinds = {kind: number for number, kind in enumerate(dict.fromkeys(part.kind for part in parts), 1)}
     words = "module, all of its calls together" if folded else "module, call by call"
     head = f"<p>{len(drawn.nodes)} nodes, drawn by {words}; a click on a box shows the nodes within.</p>"
-    return head + _svg(_of_parts(parts, kinds, bad)) + "".join(_details(parts, kinds, drawn, bad))
+    body = head + _svg(_of_parts(parts, kinds, bad)) + "".join(_details(parts, kinds, drawn, bad))
+    if is_small:
+        body += f"<details><summary>Node by node</summary>{_svg(_of_nodes(drawn.nodes, drawn.nodes, bad))}</details>"
+    return body
 
 
 def split(drawn: Graph) -> list[Part]:
@@ -93,12 +100,18 @@ def _of_parts(parts: list[Part], kinds: dict[tuple[str, tuple[str, ...]], int], 
         steps = [node for node in part.nodes if not node.parameter]
         count = f", call {part.call.number}" if part.call.number else ""
         kept = sum(node.saved_bytes for node in part.nodes)
-        lines = [f"{part.call.module}{count}", f"{len(steps)} nodes, keeps {size(kept)}", shapes(steps[-1])]
+        lines = [
+            f"{part.call.module}{count}",
+            f"{len(steps)} node{'s' * (len(steps) > 1)}, keeps {size(kept)}",
+            shapes(steps[-1]),
+        ]
         box = _box(lines, colour(part.call.module), "\n".join(node.name for node in steps[:40]))
         box.link = f"#part-{kinds[part.kind]}"
         box.is_bad = part.call in bad or (not part.call.number and any(call.module == part.call.module for call in bad))
         boxes.append(box)
-    pairs = ((place[other], place[node.number]) for part in parts for node in part.nodes for other in node.inputs)
+    weights = {node.number for part in parts for node in part.nodes if node.parameter}
+    taken = ((other, node.number) for part in parts for node in part.nodes for other in node.inputs)
+    pairs = ((place[start], place[end]) for start, end in taken if start not in weights)
     return arrange(boxes, [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]])
 
 
@@ -141,7 +154,7 @@ def _svg(drawing: Drawing) -> str:
 
 def _curve(points: list[tuple[float, float]]) -> str:
     text = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
-    for (x, y), (to_x, to_y) in zip(points, points[1:], strict=False):
+    for (x, y), (to_x, to_y) in itertools.pairwise(points):
         middle = (y + to_y) / 2
         text += f" C{x:.1f},{middle:.1f} {to_x:.1f},{middle:.1f} {to_x:.1f},{to_y:.1f}"
     return text
@@ -176,7 +189,7 @@ def shapes(node: Node) -> str:
 
 def colour(module: str) -> str:
     """Gives a module its light colour, always the same."""
-    return f"hsl({zlib.crc32(module.encode()) % 360},60%,90%)"
+    return f"hsl({zlib.crc32(module.encode()) * HUE_STEP % 360:.0f},65%,88%)"
 
 
 def size(count: float) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipelines.inspecting.change import Batch
-from pipelines.inspecting.norms import MOST_ALONE, Break
+from pipelines.inspecting.norms import Break
 from pipelines.inspecting.numerics import Comparison
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def _gradients(report: "Report") -> list[Finding]:
     if tiny:
         found.append(Finding("note", f"The gradient of {few(tiny)} is below {TINY:g}: it learns nothing in this step."))
     if large:
-        found.append(Finding("note", f"The gradient of {few(large)} is above {LARGE:g}; --clip 1 would bound the step."))
+        found.append(
+            Finding("note", f"The gradient of {few(large)} is above {LARGE:g}; --clip 1 would bound the step.")
+        )
     return found
 
 
@@ -81,13 +83,17 @@ def _changes(batches: list[Batch], static: bool) -> list[Finding]:
     if not changed:
         found = [Finding("good", f"The graph of {len(batches)} batches is the same, {batches[0].node_count} nodes.")]
         if len({str(batch.shapes) for batch in batches}) > 1:
-            found.append(Finding("note", "The shapes of the batches differ: what is compiled is compiled for each anew."))
+            found.append(
+                Finding("note", "The shapes of the batches differ: what is compiled is compiled for each anew.")
+            )
         return found
     found = [Finding("note", change(batch, batches[0])) for batch in changed]
     if static:
         found.insert(
             0,
-            Finding("bad", "The graph depends on the data, but train.py does not say STATIC_GRAPH = False; DDP needs it."),
+            Finding(
+                "bad", "The graph depends on the data, but train.py does not say STATIC_GRAPH = False; DDP needs it."
+            ),
         )
     return found
 
@@ -96,11 +102,13 @@ def change(batch: Batch, own: Batch) -> str:
     """Says how the graph of a batch differs from the step's, and what made it so."""
     calls = f"; {batch.counts}" if batch.counts else ""
     shape = f"; its tensors are {_shapes(batch)}, here {_shapes(own)}" if batch.shapes != own.shapes else ""
-    text = f"The graph of {batch.title} has {batch.node_count} nodes, here {own.node_count}: {batch.first}{calls}{shape}"
+    counts = f"has {batch.node_count} nodes, here {own.node_count}"
+    text = f"The graph of {batch.title} {counts}; first differs: {batch.first}{calls}{shape}"
     if not batch.blame:
         return f"{text}; no example alone draws it so."
-    whose = f"each of {batch.tried} examples" if len(batch.blame) == batch.tried else few(batch.blame)
-    tried = f" (the first {MOST_ALONE} were taken alone)" if batch.tried == MOST_ALONE else ""
+    everyone = len(batch.blame) == batch.tried > FEW
+    whose = f"each of {batch.tried} examples" if everyone else few(batch.blame)
+    tried = f" (of the first {batch.tried})" if batch.tried < batch.example_count else ""
     return f"{text}; alone, it is drawn so by {whose}{tried}."
 
 
@@ -114,10 +122,16 @@ def _numerics(entry: Comparison) -> list[Finding]:
     if not entry.first:
         return [Finding("good", f"{entry.title}: all modules agree within {entry.tolerance:g}.")]
     if entry.way == "again":
-        return [Finding("note", f"{entry.title}: {entry.first} is the first that gives something else: it draws random numbers.")]
+        return [
+            Finding(
+                "note", f"{entry.title}: {entry.first} is the first that gives something else: it draws random numbers."
+            )
+        ]
     worst = max([difference.relative for difference in entry.modules], default=0.0)
     beyond = f"beyond {entry.tolerance:g}, at most {worst:.2g}, relative to the largest value"
-    reason = " (BatchNorm sees half the examples on each rank)" if entry.way == "ddp" and "BatchNorm" in entry.kind else ""
+    reason = (
+        " (BatchNorm sees half the examples on each rank)" if entry.way == "ddp" and "BatchNorm" in entry.kind else ""
+    )
     return [Finding("note", f"{entry.title}: the first module that differs ({beyond}) is {entry.first}{reason}.")]
 
 

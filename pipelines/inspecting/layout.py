@@ -5,6 +5,7 @@ follows the mean place of the neighbours, swept down and up a few times.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 GAP_X, GAP_Y, WAYPOINT = 18.0, 34.0, 6.0
 SWEEPS = 6
@@ -73,17 +74,19 @@ def arrange(boxes: list[Box], edges: list[tuple[int, int]]) -> Drawing:
 
 
 def _layers(count: int, edges: list[tuple[int, int]], weights: set[int]) -> list[int]:
-    """Gives each box its layer; weights stand right above what first takes them."""
+    """Gives each box its layer; weights, and what is made of weights alone, stand right above what first takes them."""
     layer = [0] * count
     below: dict[int, list[int]] = {}
+    sources = set(range(count)) - {end for start, end in edges if start not in weights}
     for start, end in edges:
         below.setdefault(start, []).append(end)
     for start in range(count):
         for end in below.get(start, []):
             layer[end] = max(layer[end], layer[start] + 1)
-    for at in weights:
-        layer[at] = max(0, min((layer[end] for end in below.get(at, [])), default=1) - 1)
-    return layer
+    for at in sorted(sources, reverse=True):
+        layer[at] = min((layer[end] for end in below.get(at, [])), default=layer[at] + 1) - 1
+    highest = min(layer, default=0)
+    return [depth - highest for depth in layer]
 
 
 def _chain(grid: _Grid, layer: list[int], start: int, end: int) -> list[int]:
@@ -95,7 +98,7 @@ def _chain(grid: _Grid, layer: list[int], start: int, end: int) -> list[int]:
         grid.layers[depth].append(point)
         chain.append(point)
     chain.append(end)
-    for upper, lower in zip(chain, chain[1:], strict=False):
+    for upper, lower in pairwise(chain):
         grid.below.setdefault(upper, []).append(lower)
         grid.above.setdefault(lower, []).append(upper)
     return chain

@@ -128,9 +128,9 @@ class _Backward:
     def _after(self, node: Any) -> Any:
         def see(given: Any, taken: Any) -> None:
             for tensor in given:
-                if self.first is None and tensor is not None and self._clean.get(node, True):
-                    if not bool(tensor.detach().isfinite().all()):
-                        self.first = self.nodes[node], tensor.detach()
+                known = self.first is not None or tensor is None or not self._clean.get(node, True)
+                if not known and not bool(tensor.detach().isfinite().all()):
+                    self.first = self.nodes[node], tensor.detach()
 
         return see
 
@@ -154,7 +154,9 @@ def measure(subject: Subject) -> Values:
             gradient = None if weight.grad is None else _norm([weight.grad.float()])
             layers[module or NETWORK].weights[own] = (_norm([weight.detach().float()]), gradient)
     finite = bool(loss.isfinite()) and backward.first is None
-    values = Values(drawn, float(loss.detach()), [layer for layer in layers.values() if layer.activations], None, None, [])
+    values = Values(
+        drawn, float(loss.detach()), [layer for layer in layers.values() if layer.activations], None, None, []
+    )
     values.spoiled = _spoiled(subject)
     values.forward = _forward_break(subject, seen, bool(loss.isfinite()), finite, kinds)
     if backward.first is not None:
@@ -197,7 +199,7 @@ def _examples(subject: Subject, tensor: Tensor, backward: bool) -> list[str]:
         bad_B = ~tensor.isfinite().reshape(count, -1).all(1).cpu()
         if not bool(bad_B.all()) or count == 1:
             return [subject.names[at] for at in bad_B.nonzero().flatten().tolist()]
-    alone = [at for at in range(min(count, MOST_ALONE)) if _spoils(subject, subject.index_B[at : at + 1], backward)]
+    alone = [at for at in range(min(count, MOST_ALONE)) if _spoils(subject, subject.index[at : at + 1], backward)]
     return [subject.names[at] for at in alone]
 
 

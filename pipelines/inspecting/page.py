@@ -21,10 +21,12 @@ nav a { margin-right: 18px } a { color: #0b57a4; text-decoration: none }
 h1 { font-size: 22px } h2 { font-size: 18px; margin-top: 34px } h3 { font-size: 15px }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: 3px 10px; text-align: left; vertical-align: top }
 th { border-bottom: 2px solid #bbb; position: sticky; top: 0; background: #fff } td { border-bottom: 1px solid #eee }
+.side td { white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 ul.found { list-style: none; padding: 0 } ul.found li { border-left: 5px solid; padding: 5px 12px; margin: 6px 0 }
-li.bad { border-color: #c62828; background: #fdeceb } li.note { border-color: #e0a100; background: #fff8e5 }
-li.good { border-color: #2e7d32; background: #edf7ee }
+ul.found li.bad { border-color: #c62828; background: #fdeceb }
+ul.found li.note { border-color: #e0a100; background: #fff8e5 }
+ul.found li.good { border-color: #2e7d32; background: #edf7ee }
 .graph, .rows { overflow: auto; max-height: 640px; border: 1px solid #ddd; border-radius: 6px; padding: 6px }
 .side { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 16px } .side > * { min-width: 0 }
 .graph text { font: 11px ui-monospace, monospace; text-anchor: middle } .box rect { stroke: #888 }
@@ -130,8 +132,20 @@ def _values(report: "Report") -> str:
         )
         for layer in report.values.layers
     ]
-    header = ("module", "class", "calls", "activation", "largest", "zeros", "gradient by it", "weights", "their gradients")
-    explained = "<p>Euclidean norms of what each module gives and of the loss's gradient by it; two where calls differ.</p>"
+    header = (
+        "module",
+        "class",
+        "calls",
+        "activation",
+        "largest",
+        "zeros",
+        "gradient by it",
+        "weights",
+        "their gradients",
+    )
+    explained = (
+        "<p>Euclidean norms of what each module gives and of the loss's gradient by it; two where calls differ.</p>"
+    )
     return explained + _table("norms", header, rows)
 
 
@@ -154,7 +168,9 @@ def _costs(report: "Report") -> str:
     header = ("module", "class", "calls", "forward ms", "own ms", "backward ms", "weights", "keeps", "allocates")
     operators = [(one.name, one.calls, one.own_ms, one.device_ms, size(one.allocated_bytes)) for one in cost.operators]
     peak = f" At most {size(cost.peak_bytes)} on the GPU." if cost.peak_bytes is not None else ""
-    head = f"<p>Batch {cost.batch_ms:.3g} ms, forward {cost.forward_ms:.3g} ms, backward {cost.backward_ms:.3g} ms.{peak}"
+    head = (
+        f"<p>Batch {cost.batch_ms:.3g} ms, forward {cost.forward_ms:.3g} ms, backward {cost.backward_ms:.3g} ms.{peak}"
+    )
     trace = " <code>trace.json</code> beside this page shows every call in Perfetto (ui.perfetto.dev).</p>"
     listed = _table("operators", ("operator", "calls", "own ms", "GPU ms", "allocates, net"), operators)
     return f"{head}{trace}{_table('modules', header, rows)}<h3>Operators</h3>{listed}"
@@ -174,7 +190,16 @@ def _batches(report: "Report") -> str:
         )
         for batch in report.batches
     ]
-    header = ("batch", "nodes", "edges", "fingerprint", "tensors", "calls of modules", "first difference", "drawn so by")
+    header = (
+        "batch",
+        "nodes",
+        "edges",
+        "fingerprint",
+        "tensors",
+        "calls of modules",
+        "first difference",
+        "drawn so by",
+    )
     return _table("graphs", header, rows)
 
 

@@ -93,7 +93,7 @@ class Peers:
 
 
 def _serve(rank: int, store: str, threads: int, end: Connection) -> None:
-    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # DDP's advice on how to be faster
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice on how to be faster
     import torch
     import torch._dynamo  # DDP imports it at its first use, which takes seconds
     import torch.distributed as dist

@@ -21,13 +21,13 @@ def take(subject: Subject, path: Path) -> None:
     """
     rows = read(path)
     if all(type(row) is int for row in rows):
-        subject.index_B = torch.tensor(rows)
+        subject.index = torch.tensor(rows)
         wrong = [row for row in rows if not 0 <= row < len(subject.data.train)]
         if wrong:
             raise ValueError(
                 f"--batch {str(path)!r} names training example {wrong[0]}; there are 0 to {len(subject.data.train) - 1}"
             )
-        subject.names = name_examples(subject.index_B)
+        subject.names = name_examples(subject.index)
     else:
         make = getattr(subject.task.data, "rows", None)
         if make is None:
@@ -39,7 +39,7 @@ def take(subject: Subject, path: Path) -> None:
             subject.split = make(rows, subject.config, subject.data).to(subject.device)
         except ValueError as problem:
             raise ValueError(f"--batch {str(path)!r}: {problem}") from problem
-        subject.index_B = torch.arange(len(rows))
+        subject.index = torch.arange(len(rows))
         subject.names = [f"row {number}" for number in range(1, len(rows) + 1)]
         subject.notes += [f"row {number}: {_short(row)}" for number, row in enumerate(rows[:8], 1)]
     subject.rows_of = str(path)

@@ -28,8 +28,8 @@ class Subject:
     model: Any
     device: torch.device
     split: Split
-    index_B: Tensor
-    """The batch's examples in the split, int64 on the CPU."""
+    index: Tensor
+    """The batch's examples in the split, int64 [B] on the CPU."""
     names: list[str]
     """The same examples as their owner knows them."""
     epoch: int = 0
@@ -49,7 +49,7 @@ class Subject:
 
     def batch(self, index_B: Tensor | None = None) -> Any:
         """Takes examples as the step would, by default all of the batch."""
-        index_B = self.index_B if index_B is None else index_B
+        index_B = self.index if index_B is None else index_B
         return self.split.batch(index_B.to(self.device), Draw(self.config.seed, self.epoch))
 
     @property
@@ -108,7 +108,7 @@ class Subject:
                 index_B = _first_part(batch_B, self.config)
                 place = {"epoch": epoch, "number": number, "step": step}
                 names = name_examples(index_B)
-                found.append(replace(self, split=split, index_B=index_B, names=names, rows_of="", **place))
+                found.append(replace(self, split=split, index=index_B, names=names, rows_of="", **place))
                 number, step = number + 1, step + 1
             epoch, number = epoch + 1, 0
         return found
@@ -138,10 +138,10 @@ def prepare(task: Task, config: Settings, data: Data, device: str, run_dir: Path
     if subject.number >= len(plan):
         subject.epoch, subject.number = subject.epoch + 1, 0
         plan = _plan(config, data.train, subject.epoch)
-    subject.index_B = _first_part(plan[subject.number], config)
-    subject.names = name_examples(subject.index_B)
+    subject.index = _first_part(plan[subject.number], config)
+    subject.names = name_examples(subject.index)
     subject.split = data.train.to(torch.device(device))
-    if len(subject.index_B) < len(plan[subject.number]):
+    if len(subject.index) < len(plan[subject.number]):
         subject.notes.append(
             f"of the step's {len(plan[subject.number])} examples this is the first of --accumulate "
             f"{config.accumulate} parts"

@@ -42,9 +42,7 @@ def compute(
         value = loss(replica, batch) * weight
         value.backward()
     taps = [Tap(name, given, [_plain(tensor) for tensor in tensors]) for name, given, tensors in seen]
-    gradients = {
-        name: _plain(weight.grad) for name, weight in network.named_parameters() if weight.grad is not None
-    }
+    gradients = {name: _plain(weight.grad) for name, weight in network.named_parameters() if weight.grad is not None}
     return Computed(taps, gradients, float(value.detach()))
 
 

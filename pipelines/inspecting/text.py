@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipelines.inspection import Report
 
 MARKS = {"bad": "!", "note": "-", "good": "+"}
-MOST_NODES, MOST_OPERATORS = 60, 12
+MOST_NODES, MOST_OPERATORS, MOST_GRADIENTS = 40, 12, 5
 
 
 def write(report: "Report") -> str:
@@ -73,7 +73,9 @@ def _graph(report: "Report") -> str:
 def _values(report: "Report") -> str:
     rows = []
     for layer in report.values.layers:
-        weights = [f"{name} {norm:.3g}/{'none' if g is None else f'{g:.3g}'}" for name, (norm, g) in layer.weights.items()]
+        weights = [
+            f"{name} {norm:.3g}/{'none' if g is None else f'{g:.3g}'}" for name, (norm, g) in layer.weights.items()
+        ]
         activations = span(layer.activations), layer.largest, f"{100 * layer.zeros:.0f} %", span(layer.gradients)
         rows.append((layer.module, layer.kind, *activations, ", ".join(weights)))
     header = ("module", "class", "activation", "largest", "zeros", "gradient", "weights: norm/gradient")
@@ -96,9 +98,7 @@ def _costs(report: "Report") -> str:
         for entry in cost.modules
     ]
     header = ("module", "calls", "forward ms", "own ms", "backward ms", "weights", "keeps", "allocates")
-    operators = [
-        (entry.name, entry.calls, entry.own_ms, entry.device_ms) for entry in cost.operators[:MOST_OPERATORS]
-    ]
+    operators = [(entry.name, entry.calls, entry.own_ms, entry.device_ms) for entry in cost.operators[:MOST_OPERATORS]]
     peak = f", at most {size(cost.peak_bytes)} on the GPU" if cost.peak_bytes is not None else ""
     phases = f"batch {cost.batch_ms:.3g} ms, forward {cost.forward_ms:.3g} ms, backward {cost.backward_ms:.3g} ms{peak}"
     listed = table(("operator", "calls", "own ms", "GPU ms"), operators)
@@ -124,7 +124,11 @@ def _numerics(report: "Report") -> list[str]:
     found = []
     for entry in report.comparisons:
         head = f"Numerics: {entry.title}, within {entry.tolerance:g}" + (f"; {entry.note}" if entry.note else "")
-        rows = [(one.name, one.call, one.absolute, one.relative) for one in entry.modules]
-        rows += [(f"gradient of {one.name}", "", one.absolute, one.relative) for one in entry.gradients]
-        found.append(f"{head}\n{table(('module', 'call', 'largest difference', 'relative'), rows)}" if rows else head)
+        if entry.losses is None or not any(one.absolute for one in [*entry.modules, *entry.gradients]):
+            found.append(head + ("" if entry.losses is None else ": no number differs"))
+            continue
+        rows = [(one.name, one.absolute, one.relative) for one in entry.modules]
+        worst = sorted(entry.gradients, key=lambda one: -one.relative)[:MOST_GRADIENTS]
+        rows += [(f"gradient of {one.name}", one.absolute, one.relative) for one in worst]
+        found.append(f"{head}\n{table(('module', 'largest difference', 'relative'), rows)}")
     return found
