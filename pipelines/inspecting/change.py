@@ -42,6 +42,8 @@ class Batch:
     """Modules that are called another number of times, such as `cell 6 -> 8 times`."""
     blame: list[str] = field(default_factory=list)
     """Examples that draw what is different even when taken alone; all that were tried, where the whole batch does."""
+    lacks: bool = False
+    """Whether these are examples of the step's batch, and what they draw is missing in this one."""
     tried: int = 0
     """Examples that were taken alone; of a large batch not all are."""
     example_count: int = 0
@@ -63,6 +65,7 @@ def compare(subject: Subject, others: list[Subject]) -> list[Batch]:
             batch.counts = _counts(own_batch.calls, batch.calls)
             here, there = _kinds(own), _kinds(drawn)
             source, odd = (other, there - here) if there - here else (subject, here - there)
+            batch.lacks = source is subject
             batch.example_count = len(source.index)
             batch.tried = min(len(source.index), MOST_ALONE)
             batch.blame = _blame(source, odd, batch.tried)
@@ -99,15 +102,16 @@ def _first_difference(one: Graph, other: Graph) -> int | None:
 
 
 def _words(one: Graph, other: Graph, at: int) -> str:
-    here, there = (_describe(drawn.nodes[at]) if at < len(drawn.nodes) else "nothing" for drawn in (one, other))
-    return f"node {at + 1} is {there}, here {here}"
+    """Tells the nodes that stand there in both, the weights that they are about to take passed over."""
+    here, there = (next((node for node in drawn.nodes[at:] if not node.parameter), None) for drawn in (one, other))
+    return f"{_describe(there)}, here {_describe(here)}"
 
 
-def _describe(node: Node) -> str:
-    if node.parameter:
-        return node.parameter
+def _describe(node: Node | None) -> str:
+    if node is None:
+        return "nothing more"
     line = f" ({node.origin.line})" if node.origin.line else ""
-    return f"{node.name} of {node.module}, call {node.origin.call.number}{line}"
+    return f"node {node.number} is {node.name} of {node.module}, call {node.origin.call.number}{line}"
 
 
 def _counts(one: dict[str, int], other: dict[str, int]) -> str:

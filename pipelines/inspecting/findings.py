@@ -109,6 +109,8 @@ def change(batch: Batch, own: Batch) -> str:
     everyone = len(batch.blame) == batch.tried > FEW
     whose = f"each of {batch.tried} examples" if everyone else few(batch.blame)
     tried = f" (of the first {batch.tried})" if batch.tried < batch.example_count else ""
+    if batch.lacks:
+        return f"{text}; what it lacks is drawn here, alone, by {whose}{tried}."
     return f"{text}; alone, it is drawn so by {whose}{tried}."
 
 

@@ -198,7 +198,7 @@ def _batches(report: "Report") -> str:
         "tensors",
         "calls of modules",
         "first difference",
-        "drawn so by",
+        "drawn by",
     )
     return _table("graphs", header, rows)
 

@@ -117,7 +117,7 @@ def _batches(report: "Report") -> str:
         )
         for batch in report.batches
     ]
-    return f"Graphs of batches\n{table(('batch', 'nodes', 'edges', 'fingerprint', 'tensors', 'drawn so by'), rows)}"
+    return f"Graphs of batches\n{table(('batch', 'nodes', 'edges', 'fingerprint', 'tensors', 'drawn by'), rows)}"
 
 
 def _numerics(report: "Report") -> list[str]:
