@@ -11,6 +11,7 @@ VERBS = {
     "submit": "train on a cluster as a job that survives, waits its turn and is found by name",
     "jobs": "list, follow, stop and wait for jobs, also once their cluster is gone",
     "cluster": "start and end a Ray cluster on this machine to submit jobs to",
+    "inspect": "run one real step and show its graph, values, costs and numerics",
     "models": "list, show, promote and roll back the registered versions",
     "rollout": "try a version beside the champion, as a shadow or a canary; promote or abort",
     "serve": "serve the champions over gRPC",

@@ -47,6 +47,16 @@ def load(config: Config) -> Data:
     return Data(train, valid, test, digest(*content), f"texts of up to {config.longest} bits")
 
 
+def rows(found: list, config: Config, data: Data) -> Bits:
+    """Makes examples of texts such as "0110", for `eagerly inspect --batch`; ValueError for a row that is none."""
+    for number, text in enumerate(found, 1):
+        if not isinstance(text, str) or not text or set(text) - {"0", "1"}:
+            raise ValueError(f"row {number} is {text!r}; it must be a text of 0s and 1s")
+    longest = max(map(len, found))
+    bits = [[int(bit) for bit in text.ljust(longest, "0")] for text in found]
+    return Bits(torch.tensor(bits), torch.tensor([len(text) for text in found]))
+
+
 def _draw(count: int, shortest: int, longest: int, generator: torch.Generator) -> Bits:
     lengths_N = torch.randint(shortest, longest + 1, (count,), generator=generator)
     bits_NL = torch.randint(2, (count, longest), generator=generator)

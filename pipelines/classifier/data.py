@@ -5,7 +5,7 @@ Shapes: B images of a batch, N images, C colours, H height, W width.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,27 @@ def load(config: Config) -> ImageData:
         mean=mean,
         std=std,
     )
+
+
+def rows(found: list[Any], config: Config, data: ImageData) -> Images:
+    """Makes examples of image files' paths or {image, label} rows, for a look at them; without one, the first label.
+
+    Raises ValueError for a row that is neither, a file that is no image, or a label that is none of the data's.
+    """
+    pixels, targets = [], []
+    for number, row in enumerate(found, 1):
+        path, label = (row.get("image"), str(row.get("label", data.labels[0]))) if isinstance(row, dict) else (row, "")
+        if not isinstance(path, str):
+            raise ValueError(f"row {number} is neither an image's path nor a row with an 'image'")
+        if label and label not in data.labels:
+            raise ValueError(f"row {number} has the label {label!r}; there are {', '.join(data.labels)}")
+        try:
+            pixels.append(images.pixels(images.open_picture(Path(path).read_bytes()), data.shape))
+        except (OSError, ValueError) as problem:
+            raise ValueError(f"row {number}, {path}: {problem}") from problem
+        targets.append(data.labels.index(label or data.labels[0]))
+    seen = torch.from_numpy(np.stack(pixels)), torch.tensor(targets)
+    return Images(*seen, config.label_smoothing, config.augment, mirrored=False)
 
 
 def inputs(data: ImageData) -> list[np.ndarray]:

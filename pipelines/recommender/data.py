@@ -7,7 +7,7 @@ Shapes: U users, I items, N interactions, B users of a batch.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,6 +106,32 @@ def load(config: Config) -> RecommenderData:
     name = config.data or config.ratings or config.dataset
     digest = examples.digest(pairs_N2.numpy().tobytes(), repr((catalogue, user_ids)).encode())
     return _data(parts, catalogue, user_ids, text.bags(catalogue, config.buckets), name, digest)
+
+
+def rows(found: list[Any], config: Config, data: RecommenderData) -> Users:
+    """Makes examples of {user_id} or {item_ids} rows, for a look at them: known users, or people who have these items.
+
+    Raises ValueError for a row that is neither, or names a user or an item that the data does not know.
+    """
+    users = {key: at for at, key in enumerate(data.user_ids)}
+    items = {item.id: at for at, item in enumerate(data.catalogue)}
+    pairs: list[tuple[int, int]] = []
+    for number, row in enumerate(found):
+        if not isinstance(row, dict) or not (row.get("user_id") or row.get("item_ids")):
+            raise ValueError(f"row {number + 1} has neither a 'user_id' nor 'item_ids'")
+        unknown = [key for key in row.get("item_ids", []) if key not in items]
+        if unknown or (row.get("user_id") and row["user_id"] not in users):
+            raise ValueError(
+                f"row {number + 1} names {unknown[0] if unknown else row['user_id']!r}, which the data lacks"
+            )
+        own = [items[key] for key in row.get("item_ids", [])]
+        if row.get("user_id"):
+            at = users[row["user_id"]]
+            own += data.learned.items[data.learned.offsets[at] : data.learned.offsets[at + 1]].tolist()
+        pairs += [(number, item) for item in dict.fromkeys(own)]
+    pairs_N2 = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    histories = Histories.group(pairs_N2[:, 0], pairs_N2[:, 1], len(found))
+    return Users(torch.arange(len(found)), histories, None, len(data.catalogue))
 
 
 def inputs(data: RecommenderData) -> list[Query]:

@@ -5,6 +5,7 @@ Shapes: B texts of a batch, N texts of a split.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pipelines import reference
 from pipelines.examples import Data, Draw, digest, permutation
 from pipelines.sentiment import bpe, encoder, ngrams, table
 from pipelines.sentiment.config import Config
-from pipelines.sentiment.reading import Reader, Texts
+from pipelines.sentiment.reading import Reader, Texts, clean
 
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_FILES = ("sentence-polarity.csv", "asap-zh.csv")
@@ -83,6 +84,26 @@ def load(config: Config) -> LabelledData:
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
     return LabelledData(train, valid, test, content, name, labels, reader, [texts[row] for row in parts[1]])
+
+
+def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:
+    """Makes examples of texts or {text, label} rows, for a look at them; a text without a label gets the first one.
+
+    Raises ValueError for a row that is neither, or whose label is none of the data's.
+    """
+    texts, targets = [], []
+    for number, row in enumerate(found, 1):
+        text = row.get(config.text_column, row.get("text")) if isinstance(row, dict) else row
+        label = (
+            row.get(config.label_column, row.get("label", data.labels[0])) if isinstance(row, dict) else data.labels[0]
+        )
+        if not isinstance(text, str):
+            raise ValueError(f"row {number} is neither a text nor a row with a {config.text_column!r}")
+        if str(label) not in data.labels:
+            raise ValueError(f"row {number} has the label {label!r}; there are {', '.join(data.labels)}")
+        texts.append(clean(text)[: config.max_characters])
+        targets.append(data.labels.index(str(label)))
+    return Labelled(data.reader.read(texts), torch.tensor(targets))
 
 
 def inputs(data: LabelledData) -> list[str]:

@@ -26,7 +26,7 @@ def _working_folder(tracking_store: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("trian", "unknown verb 'trian'; there are train, models, rollout, serve, predict, tokens, demo"),
+        ("trian", "unknown verb 'trian'; there are train, inspect, models, rollout, serve, predict, tokens, demo"),
         ("train sentimant", "unknown task 'sentimant': it is neither one of classifier, sentiment, recommender nor a"),
         ("train classifier --bogus 3", "unrecognized options: --bogus"),
         ("train classifier --epocs 3", "perhaps --epochs; see `eagerly train classifier --help`"),
@@ -45,6 +45,12 @@ def _working_folder(tracking_store: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("train --resume", "--resume needs the folder of a run"),
         (f"train {ROOT}/examples --local", "lacks config.py, data.py, model.py, train.py"),
         (f"train {REGRESSION} --local --lr 50", "the loss is "),
+        ("inspect --open", "name a task, or a run with --run RUN_DIR"),
+        ("inspect parrity", "unknown task 'parrity'"),
+        ("inspect --run nowhere", "'nowhere' holds no run"),
+        ("inspect classifier --batch nowhere.jsonl --compare amp", "--batch 'nowhere.jsonl' cannot be read"),
+        ("inspect classifier --compare speed", "invalid choice 'speed' for argument '--compare'"),
+        ("inspect classifier --gpu", "--gpu asks for a GPU and this machine has none"),
         ("models lst", "`eagerly models lst` is not understood; it is `eagerly models list"),
         ("models promote classifier one", "version 'one' is no version number; versions count from 1"),
         ("models show classifier", "no model 'classifier' in sqlite:"),
