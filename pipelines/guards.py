@@ -73,16 +73,27 @@ class RollBack(Exception):
         self.amendments = amendments
 
 
-class Stop(Exception):
-    """Nothing helped."""
+def attempt(train_epoch: Callable[[], None]) -> list[Amendment]:
+    """Trains; gives what is to be different when the run is to go back, and nothing when it goes on."""
+    try:
+        train_epoch()
+    except RollBack as back:
+        return back.amendments
+    return []
 
 
 class Guards:
     """Counts the skipped steps of one rank, alike on all, and climbs the ladder."""
 
-    def __init__(self, config: Settings, network: nn.Module, emit: Callable[[dict[str, Any]], None]) -> None:
-        """Stands at the foot of the ladder."""
-        self.config, self.network, self.emit = config, network, emit
+    def __init__(
+        self,
+        config: Settings,
+        network: nn.Module,
+        emit: Callable[[dict[str, Any]], None],
+        diverged: Callable[[Skipped], ValueError],
+    ) -> None:
+        """Stands at the foot of the ladder; `diverged` makes the error that ends a run at its top."""
+        self.config, self.network, self.emit, self.diverged = config, network, emit, diverged
         self.ladder = Ladder()
         self.amendments: list[Amendment] = []
         """Those of the steps to come, after a roll back."""
@@ -97,19 +108,21 @@ class Guards:
         return step in self.ladder.left_out
 
     def read(self, first: int, losses: list[float], norms: list[float]) -> None:
-        """Takes the numbers of steps from `first` on, the same on every rank."""
+        """Takes the numbers of steps from `first` on, the same on every rank; without guards, raises Diverged."""
         new = []
         for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first):
             if not math.isfinite(norm) or not (math.isfinite(loss) or step in self.ladder.left_out):
                 new.append(Skipped(step, loss, norm))
         if new:
             self.ladder.skipped += new
+            if not self.config.guards:
+                raise self.diverged(new[0])
             self.emit({"event": "guard", "rung": "skip", "steps": [one.step for one in new]})
 
     def check(self, step: int, total: int) -> None:
         """Mends buffers, and at the end of a window, or of the run, decides; `step` steps are taken.
 
-        Raises RollBack or Stop.
+        Raises RollBack, or Diverged with a report.
         """
         self._mend()
         if step % self.config.guard_window and step < total:
@@ -127,7 +140,7 @@ class Guards:
             self._roll_back(step)
         else:
             self.emit({"event": "guard", "rung": "stop", "step": step})
-            raise Stop
+            raise self.diverged(skipped[-1])
         ladder.skipped = []
 
     def is_good(self, step: int) -> bool:

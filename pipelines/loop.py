@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, saving
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
-from pipelines.guards import Amendment, Guards, RollBack, Skipped, Stop
+from pipelines.guards import Guards, Skipped, attempt
 from pipelines.place import Place
+from pipelines.postmortem import Diverged
 from pipelines.replica import replicate
 from pipelines.saving import USUAL, Keeping
 from pipelines.schedules import rate
@@ -45,10 +46,6 @@ class Progress:
     done: bool = False
 
 
-class Diverged(ValueError):
-    """The loss stopped being a finite number."""
-
-
 def run(
     task: Task,
     config: Settings,
@@ -67,9 +64,8 @@ def run(
     Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
     0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
     stops all, after a checkpoint. Without `test` it ends with the last epoch: the test split is not read and nothing
-    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad
-    data,
-    another run's checkpoint, or one that cannot be written.
+    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and
+    ValueError for bad data, another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
@@ -82,7 +78,7 @@ def run(
         worker.resume()
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
-            if amendments := _train_epoch(worker):
+            if amendments := attempt(worker.train_epoch):
                 worker.release(amendments[-1].step)
                 worker = begin()
                 worker.guards.amendments = amendments
@@ -90,25 +86,12 @@ def run(
             else:
                 worker.finish_epoch()
         metrics = worker.finish() if test else {}
-    except BaseException:
+    except BaseException as problem:
+        memory.take_note(problem, run_dir)
         worker.saver.close()
         raise
     worker.saver.close(whole=True)
     return metrics
-
-
-def _train_epoch(worker: "Worker") -> list[Amendment]:
-    """Takes the steps of an epoch; gives what is to be different when the run is to go back."""
-    try:
-        worker.train_epoch()
-        return []
-    except RollBack as back:
-        return back.amendments
-    except Stop as end:
-        raise worker.diverged(worker.guards.ladder.skipped[-1]) from end
-    except memory.Exhausted as end:
-        memory.record(worker.run_dir, end.pieces)
-        raise
 
 
 class Worker:
@@ -140,7 +123,7 @@ class Worker:
         replica = replicate(self.network, cut, place.world, getattr(task.train, "STATIC_GRAPH", True))
         self.stepper = Stepper(replica, task.train.loss, groups, config, self.device, place.rank, place.world)
         self.stepper.pieces = self.pieces
-        self.guards = Guards(config, self.network, emit)
+        self.guards = Guards(config, self.network, emit, self.diverged)
         self.evaluator = Evaluator(task.train, self.network, place, self.stepper.autocast, config.batch_size)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -159,7 +142,7 @@ class Worker:
         return {"data": self.data.name, **digests, "examples": sizes, "parameters": count}
 
     def train_epoch(self) -> None:
-        """Takes the steps of an epoch that are still to take. Raises RollBack and Stop as the guards do."""
+        """Takes the steps of an epoch that are still to take. Raises RollBack and Diverged as the guards do."""
         config, progress = self.config, self.progress
         plan = self._plan(progress.epoch)
         draw = Draw(config.seed, progress.epoch)
@@ -199,8 +182,8 @@ class Worker:
         said = [seconds, bool(self.stop()), self.saver.is_ready(), pieces, pieces**2]
         said_5 = torch.tensor(said, dtype=torch.float64, device=self.device)
         window = torch.cat([torch.stack(losses + self.stepper.take_norms()).double(), said_5])
-        shared = collectives.sum_over_ranks(window, self.place.world) / self.place.world
-        *read, seconds, stopping, ready, mean, square = shared.tolist()
+        window = collectives.sum_over_ranks(window, self.place.world) / self.place.world
+        *read, seconds, stopping, ready, mean, square = window.tolist()
         means, norms = read[:count], read[count:]
         self.stopping, self.may_save = stopping > 0, ready > 0
         self.window_steps = max(1, min(WINDOW_STEPS, round(count * WINDOW_SECONDS / max(seconds, 1e-6))))
@@ -210,16 +193,8 @@ class Worker:
         self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
         self.saver.report()
         if square != mean**2 or pieces != self.pieces:
-            self._agree_on_pieces()
+            self.pieces = memory.agree(self.stepper, self.place, self.emit, self.progress.step)
         self.guards.read(first, means, norms)
-        if self.guards.ladder.skipped and not self.config.guards:
-            raise self.diverged(self.guards.ladder.skipped[0])
-
-    def _agree_on_pieces(self) -> None:
-        """Cuts micro-batches as the rank with the least memory must."""
-        pieces = torch.tensor(self.stepper.pieces, device=self.device)
-        self.stepper.pieces = self.pieces = int(collectives.most_over_ranks(pieces, self.place.world))
-        self.emit({"event": "memory", "step": self.progress.step, "pieces": self.pieces})
 
     def diverged(self, last: Skipped) -> Diverged:
         """Says what became of a step that was not finite, the last that was skipped."""
@@ -227,7 +202,7 @@ class Worker:
         draw, batch_B = Draw(self.config.seed, epoch), self._plan(epoch)[batch]
         found = postmortem.examine(self.stepper, self.network, self.train, batch_B, draw, last.step)
         case = postmortem.Case(last, self.config, self.guards.ladder, epoch, batch)
-        return Diverged(postmortem.report(case, found, self.run_dir, self.place, self.device))
+        return postmortem.report(case, found, self.run_dir, self.place)
 
     def finish_epoch(self) -> None:
         """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
@@ -299,8 +274,6 @@ class Worker:
         """Frees memory for another worker that goes on from a step, and deletes the checkpoints of later ones."""
         saver = self.saver
         saver.forget_after(step)
-        if self.place.world > 1:
-            dist.barrier()
         saver.close()
         vars(self).clear()
         self.saver = saver

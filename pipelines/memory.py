@@ -6,11 +6,17 @@ trajectory is another, as good one. The pieces are kept for all later steps.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipelines import collectives
+from pipelines.place import Place
+
+if TYPE_CHECKING:
+    from pipelines.steps import Stepper
 
 NAME = "memory.json"
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
@@ -55,9 +61,18 @@ def more_pieces(pieces: int, examples: int) -> int:
     return pieces * 2
 
 
-def record(run_dir: Path, pieces: int) -> None:
-    """Leaves the number of pieces for the run's next start."""
-    (run_dir / NAME).write_text(json.dumps({"pieces": pieces}))
+def take_note(problem: BaseException, run_dir: Path) -> None:
+    """Leaves the number of pieces for the run's next start, if that is what ended it."""
+    if isinstance(problem, Exhausted):
+        (run_dir / NAME).write_text(json.dumps({"pieces": problem.pieces}))
+
+
+def agree(stepper: "Stepper", place: Place, emit: Callable[[dict[str, Any]], None], step: int) -> int:
+    """Cuts micro-batches as the rank with the least memory must, and says so; returns into how many pieces."""
+    pieces = torch.tensor(stepper.pieces, device=stepper.device)
+    stepper.pieces = int(collectives.most_over_ranks(pieces, place.world))
+    emit({"event": "memory", "step": step, "pieces": stepper.pieces})
+    return stepper.pieces
 
 
 def recorded(run_dir: Path, world: int, device: torch.device) -> int:

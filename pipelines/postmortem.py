@@ -27,6 +27,10 @@ MOST_EXAMPLES = 8
 """So many examples are named."""
 
 
+class Diverged(ValueError):
+    """The loss or its gradient stopped being finite, and nothing helped."""
+
+
 @dataclass
 class Finding:
     """What one rank found in its share of a step."""
@@ -194,16 +198,16 @@ class Case:
     """The number of its batch within the epoch."""
 
 
-def report(case: Case, own: Finding, run_dir: Path, place: Place, device: torch.device) -> str:
+def report(case: Case, own: Finding, run_dir: Path, place: Place) -> Diverged:
     """Joins what all ranks found, writes the report of the run, and puts it in a sentence."""
-    texts = collectives.gather_texts(json.dumps(asdict(own)), place.world, device)
+    texts = collectives.gather_texts(json.dumps(asdict(own)), place.world, torch.device(place.device))
     found = _join([Finding(**json.loads(text)) for text in texts])
     said = _sentence(case, found)
     if place.rank == 0:
         facts = {"sentence": said, **asdict(case.last), "epoch": case.epoch, "batch": case.batch}
         facts |= {**asdict(found), "lr": case.config.lr, "ladder": asdict(case.ladder)}
         (run_dir / NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return said
+    return Diverged(said)
 
 
 def _join(findings: list[Finding]) -> Finding:
