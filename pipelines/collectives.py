@@ -16,6 +16,24 @@ def sum_over_ranks(value: Tensor, world: int) -> Tensor:
     return value
 
 
+def most_over_ranks(value: Tensor, world: int) -> Tensor:
+    """Finds the largest over all ranks."""
+    if world > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
+def gather_texts(text: str, world: int, device: torch.device) -> list[str]:
+    """Collects a text of each rank, in their order."""
+    if world == 1:
+        return [text]
+    own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    longest = int(most_over_ranks(torch.tensor(len(own), device=device), world))
+    padded = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in range(world)]
+    dist.all_gather(padded, torch.cat([own, own.new_full((longest - len(own),), ord(" "))]))
+    return [bytes(one.tolist()).decode() for one in padded]
+
+
 def sum_statistics(sums: dict[str, Tensor], world: int) -> dict[str, Tensor]:
     """Adds named statistics up over ranks in one message; every rank has the same names and shapes."""
     if world == 1:

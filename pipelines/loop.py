@@ -7,7 +7,8 @@ Shapes: B examples of a global batch, K steps of a logging window.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint, collectives, identity, release, saving
+from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, saving
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
+from pipelines.guards import Guards, Skipped, attempt
 from pipelines.place import Place
+from pipelines.postmortem import Diverged
 from pipelines.replica import replicate
 from pipelines.saving import USUAL, Keeping
 from pipelines.schedules import rate
@@ -43,10 +46,6 @@ class Progress:
     done: bool = False
 
 
-class Diverged(ValueError):
-    """The loss stopped being a finite number."""
-
-
 def run(
     task: Task,
     config: Settings,
@@ -65,24 +64,30 @@ def run(
     Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
     0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
     stops all, after a checkpoint. Without `test` it ends with the last epoch: the test split is not read and nothing
-    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad
-    data,
-    another run's checkpoint, or one that cannot be written.
+    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and
+    ValueError for bad data, another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
         torch.set_num_threads(place.threads)
     emit({"event": "loading"})
     data = data or task.data.load(config)
-    worker = Worker(task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
+    begin = partial(Worker, task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
+    worker = begin()
     try:
         worker.resume()
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
-            worker.train_epoch()
-            worker.finish_epoch()
+            if amendments := attempt(worker.train_epoch):
+                worker.release(amendments[-1].step)
+                worker = begin()
+                worker.guards.amendments = amendments
+                worker.resume()
+            else:
+                worker.finish_epoch()
         metrics = worker.finish() if test else {}
-    except BaseException:
+    except BaseException as problem:
+        memory.take_note(problem, run_dir)
         worker.saver.close()
         raise
     worker.saver.close(whole=True)
@@ -113,8 +118,12 @@ class Worker:
         self.model = task.model.Model.create(config, data).to(self.device)
         self.network: nn.Module = self.model.network
         groups = getattr(task.train, "groups", _one_group)(self.network, config)
-        replica = replicate(self.network, config, place.world, getattr(task.train, "STATIC_GRAPH", True))
+        self.pieces = memory.recorded(run_dir, place.world, self.device)
+        cut = replace(config, accumulate=min(config.batch_size, config.accumulate * self.pieces))
+        replica = replicate(self.network, cut, place.world, getattr(task.train, "STATIC_GRAPH", True))
         self.stepper = Stepper(replica, task.train.loss, groups, config, self.device, place.rank, place.world)
+        self.stepper.pieces = self.pieces
+        self.guards = Guards(config, self.network, emit, self.diverged)
         self.evaluator = Evaluator(task.train, self.network, place, self.stepper.autocast, config.batch_size)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -133,44 +142,67 @@ class Worker:
         return {"data": self.data.name, **digests, "examples": sizes, "parameters": count}
 
     def train_epoch(self) -> None:
-        """Takes the steps of an epoch that are still to take."""
+        """Takes the steps of an epoch that are still to take. Raises RollBack and Diverged as the guards do."""
         config, progress = self.config, self.progress
-        plan = batches.training(config.seed, progress.epoch, len(self.train), config.batch_size, self.train.lengths)
+        plan = self._plan(progress.epoch)
         draw = Draw(config.seed, progress.epoch)
         self.stepper.network.train()
         losses: list[Tensor] = []
         started = time.perf_counter()
         for batch_B in plan[progress.batch :]:
-            losses.append(self.stepper.step(self.train, batch_B, draw, progress.step, self.total_steps))
+            losses.append(self._step(batch_B, draw))
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
-            saving = self.checkpoint_steps and progress.step % self.checkpoint_steps == 0
-            if len(losses) >= self.window_steps or progress.batch == len(plan) or saving:
+            ended = progress.batch == len(plan)
+            saving = bool(self.checkpoint_steps) and progress.step % self.checkpoint_steps == 0
+            deciding = ended or saving or (config.guards and progress.step % config.guard_window == 0)
+            if deciding or len(losses) >= self.window_steps:
                 self._log(losses, time.perf_counter() - started)
+                if deciding and config.guards:
+                    self.guards.check(progress.step, self.total_steps)
+                good = saving and not ended and self.guards.due(progress.step)
                 if self.stopping:
                     self.end_early()
-                if saving and progress.batch < len(plan):
+                if good:
                     self.save()
                 losses, started = [], time.perf_counter()
 
+    def _plan(self, epoch: int) -> list[Tensor]:
+        count, lengths = len(self.train), self.train.lengths
+        return batches.training(self.config.seed, epoch, count, self.config.batch_size, lengths, self.device)
+
+    def _step(self, batch_B: Tensor, draw: Draw) -> Tensor:
+        if self.guards.leaves_out(self.progress.step):
+            return self.stepper.leave_out()
+        self.stepper.factor = self.guards.ladder.factor
+        return self.stepper.step(self.train, batch_B, draw, self.progress.step, self.total_steps)
+
     def _log(self, losses: list[Tensor], seconds: float) -> None:
-        """Reads the losses of a window, the one moment the step waits for the device, on all ranks alike."""
-        said = [seconds, bool(self.stop()), self.saver.is_ready()]
-        said_3 = torch.tensor(said, dtype=torch.float64, device=self.device)
-        window_K3 = torch.cat([torch.stack(losses).double(), said_3])
-        shared_K3 = collectives.sum_over_ranks(window_K3, self.place.world) / self.place.world
-        *means, seconds, stopping, ready = shared_K3.tolist()
+        """Reads the numbers of a window, the one moment the step waits for the device, on all ranks alike."""
+        count, pieces = len(losses), self.stepper.pieces
+        said = [seconds, bool(self.stop()), self.saver.is_ready(), pieces, pieces**2]
+        said_5 = torch.tensor(said, dtype=torch.float64, device=self.device)
+        window = torch.cat([torch.stack(losses + self.stepper.take_norms()).double(), said_5])
+        window = collectives.sum_over_ranks(window, self.place.world) / self.place.world
+        *read, seconds, stopping, ready, mean, square = window.tolist()
+        means, norms = read[:count], read[count:]
         self.stopping, self.may_save = stopping > 0, ready > 0
-        self.window_steps = max(1, min(WINDOW_STEPS, round(len(losses) * WINDOW_SECONDS / max(seconds, 1e-6))))
-        first = self.progress.step - len(means)
-        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps)
-        speed = len(means) * self.config.batch_size / max(seconds, 1e-9)
+        self.window_steps = max(1, min(WINDOW_STEPS, round(count * WINDOW_SECONDS / max(seconds, 1e-6))))
+        first = self.progress.step - count
+        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps) * self.stepper.factor
+        speed = count * self.config.batch_size / max(seconds, 1e-9)
         self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
         self.saver.report()
-        for number, mean in enumerate(means):
-            if not abs(mean) < float("inf"):
-                raise Diverged(
-                    f"the loss is {mean} at step {first + number}; lower --lr (now {self.config.lr}) or set --clip 1"
-                )
+        if square != mean**2 or pieces != self.pieces:
+            self.pieces = memory.agree(self.stepper, self.place, self.emit, self.progress.step)
+        self.guards.read(first, means, norms)
+
+    def diverged(self, last: Skipped) -> Diverged:
+        """Says what became of a step that was not finite, the last that was skipped."""
+        epoch, batch = divmod(last.step, self.total_steps // self.config.epochs)
+        draw, batch_B = Draw(self.config.seed, epoch), self._plan(epoch)[batch]
+        found = postmortem.examine(self.stepper, self.network, self.train, batch_B, draw, last.step)
+        case = postmortem.Case(last, self.config, self.guards.ladder, epoch, batch)
+        return postmortem.report(case, found, self.run_dir, self.place)
 
     def finish_epoch(self) -> None:
         """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
@@ -184,7 +216,8 @@ class Worker:
                 self.best = checkpoint.copy_to_cpu(self.network.state_dict())
         progress.done = 0 < config.early_stopping <= progress.epoch - progress.best_epoch
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        if progress.done or progress.epoch == config.epochs or self.may_save:
+        good = self.guards.due(progress.step)
+        if progress.done or progress.epoch == config.epochs or (good and self.may_save):
             self.save(metrics[self.task.train.PRIMARY])
 
     def state(self) -> dict[str, Any]:
@@ -192,7 +225,8 @@ class Worker:
         state = {"about": self.about, "network": self.network.state_dict(), "best": self.best}
         in_epoch = self.progress.batch > 0  # at an epoch's end they are alike
         buffers_RN = collectives.gather_buffers(self.network, self.place.world) if in_epoch else None
-        return {**state, "buffers": buffers_RN, "progress": asdict(self.progress), **self.stepper.state()}
+        counters = {"progress": asdict(self.progress), "guards": self.guards.state()}
+        return {**state, "buffers": buffers_RN, **counters, **self.stepper.state()}
 
     def save(self, score: float | None = None) -> None:
         """Writes a checkpoint beside the training; all ranks take part, and rank 0 writes it."""
@@ -232,6 +266,17 @@ class Worker:
             alike = len(buffers_RN) == self.place.world
             collectives.set_buffers(self.network, buffers_RN[self.place.rank] if alike else buffers_RN.mean(0))
         self.best, self.progress = state["best"], Progress(**state["progress"])
+        self.pieces = self.stepper.pieces
+        if "guards" in state:
+            self.guards.restore(state["guards"], self.progress.step)
+
+    def release(self, step: int) -> None:
+        """Frees memory for another worker that goes on from a step, and deletes the checkpoints of later ones."""
+        saver = self.saver
+        saver.forget_after(step)
+        saver.close()
+        vars(self).clear()
+        self.saver = saver
 
     def finish(self) -> dict[str, float]:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""

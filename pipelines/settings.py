@@ -38,10 +38,22 @@ class Settings:
     """Whether the forward pass runs in bfloat16."""
     compile: bool = False
     """Whether torch.compile compiles the network."""
+    guards: bool = True
+    """Whether a step whose loss or gradient is not finite is skipped, and what follows when skipping does not help."""
+    guard_window: int = 64
+    """Steps after which the guards count the skipped ones among them."""
+    guard_skips: int = 3
+    """Skipped steps of a window that are put up with; more, and the rate is halved."""
+    guard_halvings: int = 1
+    """Times the rate is halved before the run goes back to a checkpoint."""
+    guard_rollbacks: int = 1
+    """Times a run goes back to its last good checkpoint before it stops."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
-        for name, low in (("epochs", 1), ("batch_size", 1), ("early_stopping", 0), ("accumulate", 1), ("seed", 0)):
+        lows = {"epochs": 1, "batch_size": 1, "early_stopping": 0, "accumulate": 1, "seed": 0}
+        lows |= {"guard_window": 1, "guard_skips": 0, "guard_halvings": 0, "guard_rollbacks": 0}
+        for name, low in lows.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{_flag(name)} is {getattr(self, name)}; the least allowed is {low}")
         for name in ("lr", "weight_decay", "clip", "momentum"):

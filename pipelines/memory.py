@@ -1,0 +1,82 @@
+"""Out of memory: told from other errors, and met with smaller micro-batches, while the global batch stays the same.
+
+A rank cuts its own micro-batches into pieces and weighs them by share, so it computes the same mean and the same
+gradient, up to rounding. Dropout draws anew for each piece and batch norm sees the pieces, so with these the
+trajectory is another, as good one. The pieces are kept for all later steps.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipelines import collectives
+from pipelines.place import Place
+
+if TYPE_CHECKING:
+    from pipelines.steps import Stepper
+
+NAME = "memory.json"
+PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+"""How CUDA, cuDNN, cuBLAS, PyTorch's allocators and C++ complain."""
+
+
+class Exhausted(RuntimeError):
+    """Memory ended while ranks were averaging gradients: this rank cannot go back alone, and the run starts again."""
+
+    def __init__(self, pieces: int) -> None:
+        """Takes the pieces that micro-batches are to be cut into after the restart."""
+        super().__init__(pieces)
+        self.pieces = pieces
+
+    def __str__(self) -> str:
+        """Says what happens next."""
+        return (
+            "out of memory while ranks averaged their gradients, from which one rank alone cannot go back; "
+            f"the run, when resumed, cuts its micro-batches into {self.pieces} pieces"
+        )
+
+
+def is_short(problem: Exception) -> bool:
+    """Says whether an error means that memory did not suffice."""
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(phrase in str(problem) for phrase in PHRASES)
+
+
+def more_pieces(pieces: int, examples: int) -> int:
+    """Doubles the pieces of a micro-batch of so many examples, and frees what is cached.
+
+    Raises ValueError when each piece was a single example.
+    """
+    if pieces >= examples:
+        raise ValueError(
+            "out of memory with a single example per micro-batch; use a smaller network, shorter examples, "
+            "or a machine with more memory"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return pieces * 2
+
+
+def take_note(problem: BaseException, run_dir: Path) -> None:
+    """Leaves the number of pieces for the run's next start, if that is what ended it."""
+    if isinstance(problem, Exhausted):
+        (run_dir / NAME).write_text(json.dumps({"pieces": problem.pieces}))
+
+
+def agree(stepper: "Stepper", place: Place, emit: Callable[[dict[str, Any]], None], step: int) -> int:
+    """Cuts micro-batches as the rank with the least memory must, and says so; returns into how many pieces."""
+    pieces = torch.tensor(stepper.pieces, device=stepper.device)
+    stepper.pieces = int(collectives.most_over_ranks(pieces, place.world))
+    emit({"event": "memory", "step": step, "pieces": stepper.pieces})
+    return stepper.pieces
+
+
+def recorded(run_dir: Path, world: int, device: torch.device) -> int:
+    """Reads how many pieces an earlier start of the run was found to need, the most that any rank read."""
+    path = run_dir / NAME
+    pieces = int(json.loads(path.read_text())["pieces"]) if path.exists() else 1
+    return int(collectives.most_over_ranks(torch.tensor(pieces, device=device), world))

@@ -1,0 +1,165 @@
+"""Steps that are not finite are skipped, then met with half the rate, a roll back and a report; exact under resume."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import training
+from torch import Tensor
+from training import PLAIN, REGRESSION
+
+from pipelines import batches, checkpoint, loop
+from pipelines.examples import Draw, Split
+
+POINTS: dict[str, Any] = {"batch_size": 1, "epochs": 12, "guard_window": 10, "lr": 0.1, "checkpoint_steps": 3}
+"""The regression on single points: 5 steps an epoch, 60 in all."""
+
+
+class Poisoned(training.Counted):
+    """A split that gives NaN at some (epoch, example)."""
+
+    def __init__(self, split: Split, where: set[tuple[int, int]]) -> None:
+        super().__init__(split)
+        self.where = where
+
+    def batch(self, index_B: Tensor, draw: Draw | None) -> Any:
+        found = super().batch(index_B, draw)
+        bad_B = torch.tensor([draw is not None and (draw.epoch, int(one)) in self.where for one in index_B])
+        first = found[0].float()
+        shaped = bad_B.reshape(-1, *[1] * (first.dim() - 1))
+        parts = (first.masked_fill(shaped, math.nan), *found[1:])
+        return type(found)(*parts) if hasattr(found, "_fields") else parts
+
+
+def poison(*where: tuple[int, int]) -> Any:
+    return lambda data: replace(data, train=Poisoned(data.train, set(where)))
+
+
+def at_steps(*steps: int) -> Any:
+    """Poisons the single points of these steps."""
+    return poison(*((step // 5, int(batches.training(0, step // 5, 5, 1, None)[step % 5])) for step in steps))
+
+
+def guard_events(outcome: training.Outcome, rung: str) -> list[dict[str, Any]]:
+    return [event for event in outcome.named("guard") if event["rung"] == rung]
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_the_run_goes_on(tmp_path: Path) -> None:
+    outcome = training.train(tmp_path, REGRESSION, wrap=at_steps(7, 23), **POINTS)
+    assert [event["steps"] for event in guard_events(outcome, "skip")] == [[7], [23]]
+    assert [math.isnan(loss) for loss in outcome.losses] == [step in (7, 23) for step in range(60)]
+    assert len(outcome.named("guard")) == 2
+    assert all(value.isfinite().all() for value in outcome.weights.values())
+
+
+@pytest.mark.parametrize("flags", [{"optimizer": "rmsprop"}, {"optimizer": "adamw"}, {"momentum": 0.9}])
+def test_a_skipped_step_leaves_weights_and_optimizer_as_if_it_had_not_been(tmp_path: Path, flags: dict) -> None:
+    short = POINTS | {"epochs": 1} | flags
+    skipped = training.train(tmp_path / "skipped", REGRESSION, wrap=at_steps(0, 4), **short)
+    state = checkpoint.latest(tmp_path / "skipped" / "checkpoints")
+    assert state is not None
+    kept = [value for one in state[0]["optimizer"]["state"].values() for value in one.values()]
+    assert all(value.isfinite().all() for value in kept)
+    assert all(value.isfinite().all() for value in skipped.weights.values())
+    steps = [int(one["step"]) for one in state[0]["optimizer"]["state"].values() if "step" in one]
+    assert set(steps) <= {3}
+
+
+def test_running_means_that_a_skipped_batch_spoiled_are_brought_back(tmp_path: Path) -> None:
+    outcome = training.train(tmp_path, wrap=poison((0, 5), (1, 77)), epochs=2, batch_size=256)
+    assert len(guard_events(outcome, "skip")) == 2
+    assert all(value.isfinite().all() for value in outcome.weights.values())
+    assert math.isfinite(outcome.metrics["loss"])
+
+
+def test_more_skips_than_allowed_halve_the_rate(tmp_path: Path) -> None:
+    outcome = training.train(tmp_path, REGRESSION, wrap=at_steps(21, 22), guard_skips=1, **POINTS)
+    assert guard_events(outcome, "halve") == [{"event": "guard", "rung": "halve", "step": 30, "factor": 0.5}]
+    rates = {event["first"]: event["lr"] for event in outcome.named("steps")}
+    assert {rate for first, rate in rates.items() if first < 30} == {0.1}
+    assert {rate for first, rate in rates.items() if first >= 30} == {0.05}
+
+
+def test_after_a_roll_back_the_batch_is_left_out_and_the_rate_is_lower(tmp_path: Path) -> None:
+    outcome = training.train(tmp_path, REGRESSION, wrap=at_steps(14), guard_skips=0, guard_halvings=0, **POINTS)
+    (back,) = guard_events(outcome, "roll back")
+    assert (back["step"], back["to"], back["factor"], back["left_out"]) == (20, 12, 0.5, [14])
+    again = [event for event in outcome.named("steps") if event["lr"] == 0.05]
+    assert again[0]["first"] == 12
+    assert len(guard_events(outcome, "skip")) == 1
+    assert not guard_events(outcome, "stop")
+
+
+def test_a_run_that_nothing_helps_stops_with_a_report_of_module_batch_and_examples(tmp_path: Path) -> None:
+    with pytest.raises(loop.Diverged, match=r"the loss is nan at step 16; lower --lr .* examples? \d; report.json"):
+        training.train(tmp_path, REGRESSION, wrap=at_steps(14, 15, 16), guard_skips=0, guard_halvings=0, **POINTS)
+    said = json.loads((tmp_path / "report.json").read_text())
+    assert (said["step"], said["epoch"], said["batch"], said["module"]) == (16, 3, 1, "batch")
+    (example,) = said["examples"]
+    assert example["index"] == int(batches.training(0, 3, 5, 1, None)[1])
+    assert example["holds"][0] == {"shape": [1, 1], "dtype": "float32", "between": [], "not_finite": 1}
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_a_run_of_nothing_but_skipped_steps_does_not_end_as_if_it_had_learned(tmp_path: Path) -> None:
+    everything = poison(*((epoch, index) for epoch in range(12) for index in range(5)))
+    with pytest.raises(loop.Diverged):
+        training.train(tmp_path, REGRESSION, wrap=everything, **POINTS | {"epochs": 1})
+
+
+def test_without_guards_the_first_such_step_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(loop.Diverged, match="the loss is nan at step 7; lower --lr"):
+        training.train(tmp_path, REGRESSION, wrap=at_steps(7), guards=False, **POINTS)
+
+
+LADDERS = {
+    "skip": (at_steps(7, 23), {}),
+    "halve": (at_steps(21, 22), {"guard_skips": 1}),
+    "roll back": (at_steps(14), {"guard_skips": 0, "guard_halvings": 0}),
+    "all": (at_steps(11, 12, 24, 25), {"guard_skips": 1, "guard_rollbacks": 3}),
+}
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_a_run_stopped_anywhere_on_the_ladder_ends_bit_identical(tmp_path: Path, name: str) -> None:
+    wrap, flags = LADDERS[name]
+    settings = POINTS | {"momentum": 0.9, "lr": 0.01, "wrap": wrap} | flags
+    whole = training.train(tmp_path / "whole", REGRESSION, **settings)
+    assert name == "all" or guard_events(whole, name)
+    for stop_at in (8, 13, 17, 22, 29, 31, 44):
+        folder = tmp_path / str(stop_at)
+        training.stop(folder, word=REGRESSION, stop_at=stop_at, **settings)
+        parts = training.train(folder, REGRESSION, **settings)
+        assert all(torch.equal(parts.weights[key], value) for key, value in whole.weights.items()), stop_at
+        assert parts.metrics == whole.metrics
+
+
+def test_a_roll_back_with_no_checkpoint_begins_anew_and_ends_the_same(tmp_path: Path) -> None:
+    wrap, flags = LADDERS["roll back"]
+    settings = POINTS | {"wrap": wrap} | flags | {"checkpoint_steps": 0}
+    sparse, again = (training.train(tmp_path / name, REGRESSION, **settings) for name in ("one", "other"))
+    (back,) = guard_events(sparse, "roll back")
+    assert back["to"] == 10
+    assert all(torch.equal(again.weights[key], value) for key, value in sparse.weights.items())
+
+
+def test_two_processes_climb_alike(tmp_path: Path, pair: training.Pair) -> None:
+    outcomes = pair.run(train_poisoned, tmp_path)
+    (back,) = guard_events(outcomes[0], "roll back")
+    assert len(guard_events(outcomes[0], "skip")) == 1
+    assert outcomes[0].metrics == outcomes[1].metrics
+    assert back["left_out"] == [2]
+    alone = train_poisoned(0, tmp_path / "alone", 1)
+    assert outcomes[0].losses == pytest.approx(alone.losses, abs=1e-4, nan_ok=True)
+
+
+def train_poisoned(rank: int, folder: Path, world: int = 2) -> training.Outcome:
+    """Poisons one example, which one of the ranks alone sees."""
+    index = int(batches.training(0, 0, 1433, 512, None)[2][101])
+    flags = PLAIN | {"epochs": 3, "batch_size": 512, "guard_window": 4, "guard_skips": 0, "guard_halvings": 0}
+    place = training.Place(rank, world)
+    return training.train(folder, place=place, wrap=poison((0, index)), **flags)

@@ -1,0 +1,124 @@
+"""When memory runs out a rank cuts its micro-batches, and learns what it would have learned."""
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import training
+from torch import Tensor, nn
+from training import PLAIN
+
+from pipelines import loop, memory, tasks
+from pipelines.place import Place
+
+SHORT: dict[str, Any] = PLAIN | {"epochs": 2, "batch_size": 256}
+
+
+class Full(torch.autograd.Function):
+    """Lets values pass, and finds no memory for their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def tight(room: int, where: str = "forward", error: type[Exception] = torch.OutOfMemoryError) -> Any:
+    """Makes a classifier that has room for so many images at once."""
+    task = tasks.find("classifier")
+    real: ModuleType = task.train
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        if len(batch.targets) > room and where == "forward":
+            network(batch.images)
+            raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes. Error code 12")
+        found = real.loss(network, batch)
+        return Full.apply(found) if len(batch.targets) > room else found  # type: ignore[return-value]
+
+    train = SimpleNamespace(**{**vars(real), "loss": loss})
+    return SimpleNamespace(name=task.name, folder=task.folder, data=task.data, model=task.model, train=train)
+
+
+def learn(folder: Path, task: Any, place: Place | None = None, **flags: Any) -> training.Outcome:
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = training.Outcome(folder)
+    config = tasks.find("classifier").config.Config(**flags)
+    outcome.metrics = loop.run(task, config, folder, place or Place(), outcome.events.append)
+    return outcome
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_smaller_micro_batches_give_the_same_trajectory(tmp_path: Path, where: str, error: type[Exception]) -> None:
+    roomy = training.train(tmp_path / "roomy", **SHORT)
+    short = learn(tmp_path / "short", tight(70, where, error), **SHORT)
+    assert short.losses == pytest.approx(roomy.losses, abs=1e-5)
+    assert [(event["step"], event["pieces"]) for event in short.named("memory")] == [(1, 4)]
+
+
+def test_every_example_still_counts_once(tmp_path: Path) -> None:
+    config = tasks.find("classifier").config.Config(**SHORT)
+    data = training.counted(tasks.find("classifier").data.load(config))
+    task = tight(70)
+    loop.run(task, config, tmp_path, Place(), data=data)
+    read = training.reads(data)["train"]
+    twice = 256 + 128  # the first batch, tried whole, and its first half
+    assert sorted(read[twice:]) == sorted(2 * list(range(len(data.train))))
+
+
+def test_the_pieces_are_part_of_the_checkpoint(tmp_path: Path) -> None:
+    whole = learn(tmp_path / "whole", tight(70), **SHORT)
+    stopped = training.Outcome(tmp_path / "parts")
+
+    def emit(event: dict[str, Any]) -> None:
+        stopped.events.append(event)
+        if event["event"] == "steps" and event["first"] >= 7:
+            raise training.Stopped
+
+    config = tasks.find("classifier").config.Config(**SHORT)
+    with pytest.raises(training.Stopped):
+        loop.run(tight(70), config, tmp_path / "parts", Place(), emit, None, 3)
+    parts = learn(tmp_path / "parts", tight(10_000), **SHORT)
+    assert not parts.named("memory")
+    assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_no_room_for_a_single_example_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="out of memory with a single example per micro-batch; use a smaller network"):
+        learn(tmp_path, tight(0), **SHORT)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    task = tight(0)
+    task.train.loss = lambda network, batch: network(batch.images[:, :, :2])
+    with pytest.raises(RuntimeError, match="shape"):
+        learn(tmp_path, task, **SHORT)
+
+
+def test_a_rank_that_runs_out_alone_recovers_alone(tmp_path: Path, pair: training.Pair) -> None:
+    flags = SHORT | {"accumulate": 2}
+    alone = training.train(tmp_path / "alone", **flags)
+    both = pair.run(learn_tight, tmp_path / "pair", 1, "forward", flags)
+    assert both[0].losses == pytest.approx(alone.losses, abs=1e-4)
+    assert both[0].named("memory")[0]["pieces"] == 2
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_ranks_that_cannot_go_back_say_so_and_the_next_start_cuts(
+    tmp_path: Path, pair: training.Pair, where: str
+) -> None:
+    alone = training.train(tmp_path / "alone", **SHORT)
+    with pytest.raises(memory.Exhausted, match="when resumed, cuts its micro-batches into 2 pieces"):
+        pair.run(learn_tight, tmp_path / "pair", None, where, SHORT)
+    both = pair.run(learn_tight, tmp_path / "pair", None, where, SHORT)
+    assert both[0].losses == pytest.approx(alone.losses, abs=1e-4)
+
+
+def learn_tight(rank: int, folder: Path, poor: int | None, where: str, flags: dict[str, Any]) -> training.Outcome:
+    """Learns as one of the pair; rank `poor`, or each, has room for a third of a share."""
+    return learn(folder, tight(10_000 if poor == 1 - rank else 40, where), Place(rank, 2), **flags)
