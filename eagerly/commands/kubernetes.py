@@ -1,4 +1,4 @@
-"""A submitted job as a KubeRay RayJob, on the chart's training cluster or on one that Kueue finds room for."""
+"""A submitted job as a KubeRay RayJob: on the chart's training cluster, or on its own under Kueue."""
 
 import json
 import os
