@@ -203,9 +203,11 @@ def _end_children() -> None:
     """Ends what is left below this process, such as the recorder of a driver that was killed."""
     import psutil
 
-    for process in psutil.Process().children(recursive=True):
+    left = psutil.Process().children(recursive=True)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(left, timeout=1)
 
 
 def main(words: list[str]) -> int:
