@@ -139,16 +139,24 @@ def actor() -> Any:
     return made.options(**there, resources={"node:__internal_head__": 0.001}).remote()
 
 
+def is_queued() -> bool:
+    """Says whether this process is the driver of a submitted job, which waits for its turn.
+
+    Where Kueue keeps the order, the job has a name and no priority.
+    """
+    return bool(os.environ.get("EAGERLY_JOB")) and "EAGERLY_JOB_PRIORITY" in os.environ
+
+
 @contextlib.contextmanager
 def turn(launch: Launch) -> Iterator[None]:
     """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
 
     Does nothing outside a submitted job, and where Kueue keeps the order.
     """
-    name = os.environ.get("EAGERLY_JOB")
-    if not name or "EAGERLY_JOB_PRIORITY" not in os.environ:
+    if not is_queued():
         yield
         return
+    name = os.environ["EAGERLY_JOB"]
     since = float(os.environ.get("EAGERLY_JOB_SINCE") or time.time())
     workers = int(str(launch.workers).partition(":")[0])
     need = Need(name, int(os.environ["EAGERLY_JOB_PRIORITY"]), since, workers, launch.gpu)

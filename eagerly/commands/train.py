@@ -145,10 +145,11 @@ def _local(planned: list[Run], launch: Launch) -> None:
 
 def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
-    from pipelines import turns
+    from pipelines import turns, uploads
 
-    streams = [run for run in planned if getattr(run.config, "stream", False)]
-    for run in planned:
+    local = [uploads.localize(run) for run in planned]
+    streams = [run for run in local if getattr(run.config, "stream", False)]
+    for run in local:
         if run not in streams and run.config != run.task.config.Config():
             run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
     ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
