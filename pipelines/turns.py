@@ -151,7 +151,8 @@ def is_queued() -> bool:
 def turn(launch: Launch, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
 
-    A job that has to wait does `meanwhile`, which may raise, once. Does nothing outside a submitted job, and where Kueue keeps the order.
+    A job that has to wait does `meanwhile`, which may raise, once. Does nothing outside a submitted job, and where
+    Kueue keeps the order.
     """
     if not is_queued():
         yield
