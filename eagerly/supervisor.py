@@ -4,6 +4,7 @@ It imports nothing heavy, so that training begins at once. Its lines that begin 
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ KEEP_AFTER_SECONDS = 15.0
 UPLOAD_SECONDS, LAST_SECONDS = 120.0, 1.5
 """Longest wait for the last upload, at a job's own end and where it was told to stop."""
 PAUSE_SECONDS = 1.0
+SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of prctl(2)."""
 NICENESS = 10
 """The upload yields the processor to the training."""
 
@@ -67,6 +70,7 @@ class Supervisor:
         self.said["ended"] = time.time()
         self.say(force=True)
         self._keep()
+        _end_children()
         if self.folder != self.run_dir:
             shutil.rmtree(self.folder, ignore_errors=True)
         return 128 - code if code < 0 else code
@@ -189,8 +193,26 @@ class Supervisor:
                 self.keeper.wait(LAST_SECONDS if self.stopping else UPLOAD_SECONDS)
 
 
+def _adopt() -> None:
+    """Makes this process the parent of what a killed driver leaves behind, so that a stop finds it."""
+    with contextlib.suppress(OSError, AttributeError):  # of Linux alone
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_children() -> None:
+    """Ends what is left below this process, such as the recorder of a driver that was killed."""
+    import psutil
+
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=1)
+
+
 def main(words: list[str]) -> int:
     """Supervises the job of one plan, given as JSON."""
+    _adopt()
     return Supervisor(json.loads(words[0])).run()
 
 

@@ -15,18 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.launch import SETTINGS
+
 if TYPE_CHECKING:
     import psutil
 
 FILE, TOKEN = "cluster.json", "cluster-token"
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
-"""Ray's own settings, which all processes of the cluster inherit."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from pipelines import tracking
 
 LOG, JOURNAL, STATUS = "job.log", "journal.jsonl", "job.json"
 UPLOAD_SECONDS = 60.0
+ENDS = {"stopped": "KILLED", "failed": "FAILED"}
+"""How a job ended, in MLflow's words."""
 TAG = "eagerly.job"
 PLACE = "job"
 """The folder of a run's artifacts where a job's files are."""
@@ -72,6 +74,8 @@ class Keeper:
             (f"{TAG}_said", json.dumps(status)),
         ):
             self._client.set_tag(run_id, name, value[:5000])
+        if status["phase"] in ENDS:  # the recorder may have been killed before it could say so
+            self._client.set_terminated(run_id, ENDS[status["phase"]])
         for name in (LOG, JOURNAL):
             if (self._folder / name).exists():
                 self._client.log_artifact(run_id, str(self._folder / name), PLACE)
@@ -84,7 +88,6 @@ class Keeper:
         found = self._client.get_experiment_by_name(task)
         experiment = found.experiment_id if found else self._client.create_experiment(task, tags=tracking.KIND)
         run_id = self._client.create_run(experiment, run_name=status["name"]).info.run_id
-        self._client.set_terminated(run_id, "KILLED" if status["phase"] == "stopped" else "FAILED")
         memory.write_text(json.dumps({"run_id": run_id}))
         return run_id
 

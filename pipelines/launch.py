@@ -34,12 +34,13 @@ def start_ray(
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine, if neither was done before.
 
     Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits for them; then
-    `say` gets what it waits for. A cluster started here gets room for the workers, and at least for `cores` (0: this
-    machine's). Returns the dashboard's host and port, empty where there is none.
+    `say` gets what it waits for. A submitted job waits in any case, for its turn (turns.py). A cluster started here
+    gets room for the workers, and at least for `cores` (0: this machine's). Returns the dashboard's host and port,
+    empty where there is none.
     """
     import ray
 
-    from pipelines import capacity
+    from pipelines import capacity, turns
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -51,7 +52,8 @@ def start_ray(
             where = {"address": "local", "num_cpus": max(cores, launch.most) + 1, "include_dashboard": dashboard}
         context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         page = context.dashboard_url or ""
-    capacity.find(launch, grows, say)
+    if not turns.is_queued():
+        capacity.find(launch, grows, say)
     tracking.check_reach(len(capacity.machines()))
     return page
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines import feeds, plots, points, registry, sealed, tracking
+from pipelines import feeds, history, plots, points, registry, sealed, tracking
 from pipelines.journal import LOAD, NAME, Event, Journal, Reader
 
 POLL_SECONDS = 2.0
@@ -33,6 +34,7 @@ MEMORY, LOCK = "mlflow.json", ".recorder.lock"
 
 def main(run_dirs: list[str]) -> int:
     """Records the runs in turn; returns 1 when one could not be recorded."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is stopped is recorded to its end
     closed = threading.Event()
     threading.Thread(target=_wait_for_end, args=(closed,), daemon=True).start()
     failed = False
@@ -230,6 +232,7 @@ class Recorder:
         commit = tracking.git_commit(word if word.is_absolute() else Path(__file__).parent)
         tags = {"eagerly.git_commit": commit, "mlflow.source.git.commit": commit, "eagerly.lock": _lock_digest()}
         tags |= {"mlflow.source.name": f"eagerly train {self.about['word']}", "mlflow.user": os.environ.get("USER", "")}
+        tags |= {history.TAG: job} if (job := os.environ.get("EAGERLY_JOB")) else {}
         tracker.describe({**self.about["config"], **self.about["launch"]}, tags)
         start = next(event for event in self.events if event["event"] == "start")
         tracker.describe({"data_digest": start["data_digest"], "parameters": start["parameters"]}, {})

@@ -187,7 +187,12 @@ class Tracker:
 
 
 def git_commit(folder: Path) -> str:
-    """Names the commit that a folder is checked out at, with `-dirty` when files differ; empty outside git."""
+    """Names the commit that a folder is checked out at, with `-dirty` when files differ; empty outside git.
+
+    Code that travelled to a cluster is in no checkout: EAGERLY_COMMIT says where it came from.
+    """
+    if sent := os.environ.get("EAGERLY_COMMIT"):
+        return sent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

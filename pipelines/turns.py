@@ -139,20 +139,29 @@ def actor() -> Any:
     return made.options(**there, resources={"node:__internal_head__": 0.001}).remote()
 
 
+def is_queued() -> bool:
+    """Says whether this process is the driver of a submitted job, which waits for its turn.
+
+    Where Kueue keeps the order, the job has a name and no priority.
+    """
+    return bool(os.environ.get("EAGERLY_JOB")) and "EAGERLY_JOB_PRIORITY" in os.environ
+
+
 @contextlib.contextmanager
-def turn(launch: Launch) -> Iterator[None]:
+def turn(launch: Launch, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
 
-    Does nothing outside a submitted job, and where Kueue keeps the order.
+    A job that has to wait does `meanwhile`, which may raise, once. Does nothing outside a submitted job, and where
+    Kueue keeps the order.
     """
-    name = os.environ.get("EAGERLY_JOB")
-    if not name or "EAGERLY_JOB_PRIORITY" not in os.environ:
+    if not is_queued():
         yield
         return
+    name = os.environ["EAGERLY_JOB"]
     since = float(os.environ.get("EAGERLY_JOB_SINCE") or time.time())
     workers = int(str(launch.workers).partition(":")[0])
     need = Need(name, int(os.environ["EAGERLY_JOB_PRIORITY"]), since, workers, launch.gpu)
-    _wait(need)
+    _wait(need, meanwhile)
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(name, ended), daemon=True)
     thread.start()
@@ -165,12 +174,19 @@ def turn(launch: Launch) -> Iterator[None]:
             _answer(lambda turns: turns.leave.remote(name))
 
 
-def _wait(need: Need) -> None:
-    said = -1
+def _wait(need: Need, meanwhile: Callable[[], None]) -> None:
+    said, done = -1, False
     while (position := _answer(lambda turns: turns.ask.remote(asdict(need)))) != 0:
         if position not in (said, None):
             said = position
             print("@eagerly " + json.dumps({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
+        if position and not done:
+            done = True
+            try:
+                meanwhile()
+            except BaseException:
+                _answer(lambda turns: turns.leave.remote(need.name))
+                raise
         time.sleep(ASK_SECONDS)
     print("@eagerly " + json.dumps({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
 

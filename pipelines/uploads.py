@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines import cluster
+from pipelines.runs import Run
 from pipelines.settings import Settings
 from pipelines.storage import Storage
 
@@ -61,6 +62,11 @@ def brought(config: Settings) -> Settings:
     given = {name: str(getattr(config, name, "")) for name in config.PATHS}
     remote = {name: found for name, value in given.items() if (found := ADDRESS.match(value))}
     return replace(config, **{name: str(_fetch(found)) for name, found in remote.items()}) if remote else config
+
+
+def localize(run: Run) -> Run:
+    """Gives a run whose files are on this machine."""
+    return replace(run, config=brought(run.config))
 
 
 def _fetch(found: re.Match[str]) -> Path:

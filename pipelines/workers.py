@@ -19,11 +19,11 @@ PULSE = (
 
 def work(settings: dict[str, Any]) -> None:
     """Trains the runs in turn, each from its newest checkpoint; a run that this launch has finished is not repeated."""
-    from pipelines import notices, runs
+    from pipelines import notices, runs, uploads
 
     place = _place(settings)
     for folder, since in settings["runs"].items():
-        run = runs.reopen(Path(folder))
+        run = uploads.localize(runs.reopen(Path(folder)))
         if _finished(run.folder, since):
             continue
         notices.begin()

@@ -1,4 +1,4 @@
-"""A submitted job as a KubeRay RayJob, on the chart's training cluster or on one that Kueue finds room for."""
+"""A submitted job as a KubeRay RayJob: on the chart's training cluster, or on its own under Kueue."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def _check(wish: "Wish") -> None:
 def _entrypoint(wish: "Wish") -> str:
     from eagerly.commands.submit import words_of
 
-    launch, run_dir = wish.launch, f"{RUNS}/runs/{wish.submit.name}"
+    launch, run_dir = replace(wish.launch, wait=True), f"{RUNS}/runs/{wish.submit.name}"
     if launch.storage and "://" not in launch.storage:
         launch, run_dir = replace(launch, storage=""), f"{launch.storage}/{wish.submit.name}"
     config = wish.config

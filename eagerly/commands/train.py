@@ -145,17 +145,25 @@ def _local(planned: list[Run], launch: Launch) -> None:
 
 def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
-    from pipelines import turns
+    from pipelines import turns, uploads
 
-    streams = [run for run in planned if getattr(run.config, "stream", False)]
-    for run in planned:
-        if run not in streams and run.config != run.task.config.Config():
-            run.task.data.load(run.config)  # refuses bad data now, not when Ray and its workers have started
+    local = [uploads.localize(run) for run in planned]
+    streams = [run for run in local if getattr(run.config, "stream", False)]
+    check = partial(_check_data, [run for run in local if run not in streams])
+    if not turns.is_queued():
+        check()
     ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
-    with turns.turn(launch):
+    with turns.turn(launch, check):
         for run in streams:
             run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
         ray_launch.train(planned, launch)
+
+
+def _check_data(planned: list[Run]) -> None:
+    """Refuses bad data now, not when Ray and its workers have started."""
+    for run in planned:
+        if run.config != run.task.config.Config():
+            run.task.data.load(run.config)
 
 
 def _say_waiting(folder: Path, sentence: str) -> None:

@@ -26,7 +26,7 @@ def _working_folder(tracking_store: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("trian", "unknown verb 'trian'; there are train, inspect, models, rollout, serve, predict, tokens, demo"),
+        ("trian", "unknown verb 'trian'; there are train, "),
         ("train sentimant", "unknown task 'sentimant': it is neither one of classifier, sentiment, recommender nor a"),
         ("train classifier --bogus 3", "unrecognized options: --bogus"),
         ("train classifier --epocs 3", "perhaps --epochs; see `eagerly train classifier --help`"),

@@ -1,0 +1,167 @@
+"""Jobs on a real cluster that `eagerly cluster up` started: queued, killed, stopped, and known once it is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from trained import ROOT, losses
+
+from pipelines import checkpoint
+from pipelines.journal import Reader
+
+REGRESSION = str(ROOT / "examples" / "linear_regression")
+LONG = ["--epochs", "1000000", "--threads", "1"]
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass
+class Desk:
+    """A user's working folder, from where one cluster is started and asked."""
+
+    folder: Path
+    outputs: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs `eagerly WORDS`."""
+        unset = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+        clean = {name: value for name, value in os.environ.items() if name not in unset}
+        environment = {**clean, "PYTHONPATH": str(ROOT), "EAGERLY_HOME": str(self.folder / "home")}
+        command = [sys.executable, "-m", "eagerly", *words]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    def say(self, *words: str) -> str:
+        """Runs `eagerly WORDS`, which must succeed; returns what it printed."""
+        done = self.call(*words)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    def note(self, what: str, output: str) -> str:
+        """Keeps an output for the tests."""
+        self.outputs[what] = output
+        return output
+
+    def journal(self, name: str, kind: str) -> list[dict[str, float]]:
+        return [event for event in Reader(self.folder / "runs" / name).new_events() if event["event"] == kind]
+
+    def cluster(self) -> str:
+        return json.loads((self.folder / "home" / "cluster.json").read_text())["folder"]
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
+def those_of(words: str) -> list[psutil.Process]:
+    """Lists the processes that have something in their command."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if words in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A job that takes the whole cluster while two wait, whose driver is killed, and which is stopped."""
+    desk = Desk(tmp_path_factory.mktemp("jobs"))
+    desk.outputs["up"] = desk.say("cluster", "up", "--port", "0", "--cpus", "1")
+    try:
+        _tell(desk)
+        yield desk
+    finally:
+        desk.call("cluster", "down")
+
+
+def _tell(desk: Desk) -> None:
+    desk.outputs["submit"] = desk.say("submit", REGRESSION, "--name", "first", *LONG)
+    desk.outputs["taken"] = desk.call("submit", REGRESSION, "--name", "first").stderr
+    desk.outputs["many"] = desk.call("submit", REGRESSION, "--workers", "99").stderr
+    until(lambda: desk.journal("first", "epoch"))
+    desk.say("submit", REGRESSION, "--name", "low", "--epochs", "20")
+    desk.say("submit", REGRESSION, "--name", "high", "--epochs", "20", "--priority", "5")
+    until(
+        lambda: (
+            (listed := desk.say("jobs", "list")).count("in the queue") == 2 and desk.outputs.update(list=listed) is None
+        )
+    )
+    (driver,) = those_of(f"train ./linear_regression --epochs=1000000 --threads=1 --run-dir {desk.folder}/runs/first")
+    driver.send_signal(signal.SIGKILL)
+    until(lambda: desk.journal("first", "resume"))
+    began = len(desk.journal("first", "steps"))
+    until(lambda: len(desk.journal("first", "steps")) > began + 3)
+    desk.outputs["status"] = desk.say("jobs", "status", "first")
+    desk.outputs["stop"] = desk.say("jobs", "stop", "first")
+    desk.outputs["left"] = "\n".join(" ".join(process.cmdline()) for process in those_of("runs/first"))
+    desk.outputs["wait"] = desk.say("jobs", "wait", "high")
+    desk.outputs["low"] = desk.say("jobs", "stop", "low")
+    desk.outputs["logs"] = desk.say("jobs", "logs", "first")
+    ours = desk.cluster()
+    desk.outputs["down"] = desk.say("cluster", "down")
+    desk.facts["processes"] = len(those_of(ours))
+
+
+def test_a_job_that_is_submitted_says_what_travels_and_what_comes_next(desk: Desk) -> None:
+    assert "files, " in desk.outputs["submit"] and " MB" in desk.outputs["submit"]
+    assert "next       eagerly jobs logs -f first" in desk.outputs["submit"]
+
+
+def test_a_name_that_is_taken_is_refused_with_the_way_out(desk: Desk) -> None:
+    assert "the job name 'first' is taken by a job that is" in desk.outputs["taken"]
+    assert "give another --name" in desk.outputs["taken"]
+
+
+def test_more_workers_than_there_are_processors_are_refused_and_told_what_is_there(desk: Desk) -> None:
+    assert "--workers is 99, and the cluster at http://127.0.0.1:" in desk.outputs["many"]
+    assert "has 1 CPUs; ask for fewer workers, or give --wait" in desk.outputs["many"]
+
+
+def test_jobs_wait_for_a_full_cluster_in_the_order_of_their_priority(desk: Desk) -> None:
+    places = {line.split()[0]: line for line in desk.outputs["list"].splitlines() if line}
+    assert "place 1 in the queue" in places["high"] and "place 2 in the queue" in places["low"]
+    assert "is done" in desk.outputs["wait"] and "is stopped" in desk.outputs["low"]
+    assert not desk.journal("low", "start")
+
+
+def test_a_job_whose_driver_was_killed_goes_on_from_its_checkpoint(desk: Desk) -> None:
+    (resumed,) = desk.journal("first", "resume")
+    assert resumed["step"] > 0
+    assert "restarts   1" in desk.outputs["status"]
+    assert "the driver was killed by signal 9; it goes on" in desk.outputs["logs"]
+
+
+def test_a_job_that_is_stopped_leaves_a_checkpoint_of_its_last_step_and_no_process(desk: Desk) -> None:
+    assert "first is stopped after" in desk.outputs["stop"]
+    assert desk.outputs["left"] == ""
+    found = checkpoint.latest(desk.folder / "runs" / "first" / "checkpoints")
+    assert found is not None
+    assert found[0]["progress"]["step"] == len(losses(desk.folder / "runs" / "first"))
+
+
+def test_the_end_of_a_cluster_is_that_of_all_its_processes(desk: Desk) -> None:
+    assert desk.facts["processes"] == 0
+
+
+def test_jobs_are_known_to_mlflow_once_their_cluster_is_gone(desk: Desk) -> None:
+    address = ["--address", "http://127.0.0.1:9"]
+    listed = desk.say("jobs", "list", *address)
+    lines = {line.split()[0]: line for line in listed.splitlines() if line}
+    assert "stopped" in lines["first"] and "done" in lines["high"]
+    assert "resumes the run in" in desk.say("jobs", "logs", "first", *address)
+    assert "job        high, ./linear_regression, done" in desk.say("jobs", "status", "high", *address)

@@ -1,0 +1,75 @@
+"""Who runs and who waits on a cluster: by priority, then by submission, and never forgotten."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.turns import SILENCE_SECONDS, Book, Need
+
+FOUR = {"CPU": 4.0}
+
+
+def need(name: str, workers: int = 4, priority: int = 0, since: float = 0.0, gpu: bool = False) -> Need:
+    return Need(name, priority, since, workers, gpu)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return Book(tmp_path / "turns.db", 0.0)
+
+
+def test_a_job_runs_where_there_is_room_and_waits_where_there_is_none(book: Book) -> None:
+    assert book.ask(need("first", workers=3), FOUR, FOUR, 0) == 0
+    assert book.ask(need("small", workers=1, since=1), FOUR, {"CPU": 1.0}, 0) == 0
+    assert book.ask(need("late", workers=1, since=2), FOUR, {"CPU": 0.0}, 0) == 1
+
+
+def test_a_higher_priority_goes_first_and_equal_ones_in_the_order_of_submission(book: Book) -> None:
+    assert book.ask(need("runs"), FOUR, FOUR, 0) == 0
+    for name, priority, since in (("b", 0, 2.0), ("a", 0, 1.0), ("urgent", 9, 3.0)):
+        book.ask(need(name, priority=priority, since=since), FOUR, FOUR, 0)
+    assert book.order() == [("runs", True), ("urgent", False), ("a", False), ("b", False)]
+    book.leave("runs")
+    assert book.ask(need("a", since=1.0), FOUR, FOUR, 0) == 1
+    assert book.ask(need("urgent", priority=9, since=3.0), FOUR, FOUR, 0) == 0
+
+
+def test_a_small_job_never_overtakes_a_large_one_that_waits(book: Book) -> None:
+    book.ask(need("runs", workers=2), FOUR, FOUR, 0)
+    assert book.ask(need("large", workers=4, since=1), FOUR, {"CPU": 2.0}, 0) == 1
+    assert book.ask(need("small", workers=1, since=2), FOUR, {"CPU": 2.0}, 0) == 2
+
+
+def test_what_others_use_is_not_free(book: Book) -> None:
+    book.ask(need("runs", workers=1), FOUR, FOUR, 0)
+    assert book.ask(need("next", workers=2, since=1), FOUR, {"CPU": 1.0}, 0) == 1
+    assert book.ask(need("next", workers=2, since=1), FOUR, {"CPU": 3.0}, 0) == 0
+
+
+def test_gpus_are_counted_beside_processors(book: Book) -> None:
+    there = {"CPU": 8.0, "GPU": 1.0}
+    assert book.ask(need("trains", workers=1, gpu=True), there, there, 0) == 0
+    assert book.ask(need("another", workers=1, gpu=True, since=1), there, there, 0) == 1
+    book.leave("another")
+    assert book.ask(need("plain", workers=1, since=2), there, there, 0) == 0
+
+
+def test_the_first_of_an_empty_cluster_runs_so_that_an_autoscaler_hears_of_it(book: Book) -> None:
+    assert book.ask(need("first", workers=8), {"CPU": 0.0}, {"CPU": 0.0}, 0) == 0
+    assert book.ask(need("second", workers=1, since=1), {"CPU": 0.0}, {"CPU": 0.0}, 0) == 1
+
+
+def test_a_job_that_is_not_heard_of_has_died_and_frees_what_it_held(book: Book) -> None:
+    book.ask(need("dies"), FOUR, FOUR, 0)
+    assert book.ask(need("next", since=1), FOUR, FOUR, SILENCE_SECONDS) == 1
+    book.beat("dies", SILENCE_SECONDS)
+    assert book.ask(need("next", since=1), FOUR, FOUR, SILENCE_SECONDS + 5) == 1
+    assert book.ask(need("next", since=1), FOUR, FOUR, 2 * SILENCE_SECONDS + 1) == 0
+
+
+def test_the_order_outlives_the_process_that_keeps_it(book: Book, tmp_path: Path) -> None:
+    book.ask(need("runs"), FOUR, FOUR, 0)
+    book.ask(need("waits", since=1, priority=3), FOUR, FOUR, 0)
+    again = Book(tmp_path / "turns.db", 1000.0)
+    assert again.order() == [("runs", True), ("waits", False)]
+    assert again.ask(need("waits", since=1, priority=3), FOUR, FOUR, 1001.0) == 1
