@@ -66,8 +66,7 @@ def run(
     0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
     stops all, after a checkpoint. Without `test` it ends with the last epoch: the test split is not read and nothing
     is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, and ValueError for bad
-    data,
-    another run's checkpoint, or one that cannot be written.
+    data, another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
@@ -82,6 +81,7 @@ def run(
             worker.train_epoch()
             worker.finish_epoch()
         metrics = worker.finish() if test else {}
+        worker.saver.finish()
     except BaseException:
         worker.saver.close()
         raise
