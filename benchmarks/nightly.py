@@ -1,9 +1,9 @@
-"""Proves at length that serving loses nothing, leaks nothing and cannot be broken: about an hour on two idle cores.
+"""Proves at length that serving and training lose nothing and cannot be broken: about an hour on two idle cores.
 
     python -m benchmarks.nightly            make nightly
     python -m benchmarks.nightly --quick    the same in small, about five minutes
 
-Runs fuzz, ledger, soak, attacks and swap, one after the other, and goes on when one fails. Raw results of all go to
+Runs all parts below, one after the other, and goes on when one fails. Raw results of all go to
 benchmarks/results/nightly.json; the exit code is 1 when one failed. The seed is the day's date unless given: with the
 seed that is printed, a night's calls and events are drawn again.
 """
@@ -51,6 +51,7 @@ PARTS = (
     Part("attacks", "--seconds 10 --rounds 3", "--seconds 2 --rounds 1", 2700, seeded=False),
     Part("swap", "--swaps 5", "--swaps 2", 900, seeded=False),
     Part("tracker_outage", "", "--quick", 900, seeded=False),
+    Part("kills", "--kills 100", "--kills 12", 2700),
 )
 
 

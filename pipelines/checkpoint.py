@@ -1,5 +1,6 @@
 """Checkpoints of a run: everything needed to go on exactly, atomic, hashed, and without pickle."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -78,7 +79,8 @@ def set_aside(folder: Path) -> None:
             return
         aside = place.with_name(f"corrupt-{place.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        place.rename(aside)
+        with contextlib.suppress(OSError):  # it may vanish, or the disk be read-only
+            place.rename(aside)
 
 
 def steps(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a checkpoint belongs to: task, settings, code and data, and what differs from what is at hand now."""
 
-import ast
 import hashlib
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from pipelines.settings import Settings
 from pipelines.tasks import Task
 
 ROOT = Path(__file__).parent
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ ]+(pipelines[\w.]*)[ ]+import[ ]+(\([^)]*\)|[^\n]+)|import[ ]+(pipelines[\w.]+))", re.MULTILINE
+)
 BESIDE = ("release.py", "storage.py", "stopping.py")
 """What the loop calls and learns nothing by; not followed."""
 ANYWAY = "give what it began with, start a new run, or add --resume-anyway"
@@ -69,17 +72,15 @@ def sources(task: Task) -> dict[str, Path]:
         name = str(path.relative_to(task.folder.parent if task.folder in path.parents else ROOT))
         if name not in (*found, *BESIDE):
             found[name] = path
-            waiting += _imported(path.read_bytes())
+            waiting += _imported(path.read_text(encoding="utf-8"))
     return found
 
 
-def _imported(source: bytes) -> list[Path]:
-    """Lists the files of pipelines that a source imports."""
+def _imported(source: str) -> list[Path]:
+    """Lists the files of pipelines that a source imports; parsing it would take a second at every start."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    paths = (ROOT.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("pipelines."))
+    for package, several, module in IMPORT.findall(source):
+        parts = [part.split()[0] for part in several.strip("()").split(",") if part.strip()]
+        names |= {package or module, *(f"{package}.{part}" for part in parts)}
+    paths = (ROOT.parent / f"{name.replace('.', '/')}.py" for name in names)
     return [path for path in paths if path.is_file()]

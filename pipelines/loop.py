@@ -86,6 +86,7 @@ def run(
             else:
                 worker.finish_epoch()
         metrics = worker.finish() if test else {}
+        worker.saver.finish()
     except BaseException as problem:
         memory.take_note(problem, run_dir)
         worker.saver.close()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import checkpoint, collectives
+from pipelines import checkpoint, collectives, journal, sealed
 from pipelines.place import Place
 from pipelines.storage import Mirror
 
@@ -69,6 +69,7 @@ class Saver:
     def __init__(self, run_dir: Path, place: Place, emit: Callable[[dict[str, Any]], None], keeping: Keeping) -> None:
         """Deletes what dead processes left half-written."""
         self.folder, self.place, self.emit, self.keeping = run_dir / "checkpoints", place, emit, keeping
+        self._journal = run_dir / journal.NAME
         self._snapshot = Snapshot()
         self._thread: threading.Thread | None = None
         self._work: Callable[[], None] = lambda: None
@@ -143,7 +144,8 @@ class Saver:
                 if self._mirror:
                     self._mirror.fetch_newer()
                 found = checkpoint.latest(self.folder)
-                checkpoint.set_aside(self.folder)
+                if found and found[1]:
+                    checkpoint.set_aside(self.folder)
             except ValueError as problem:
                 refusal = str(problem)
         skeleton, tensors = checkpoint.take_apart({"found": found, "refusal": refusal})
@@ -167,6 +169,8 @@ class Saver:
         """Runs on the writer's thread; whatever goes wrong there is said on the loop's."""
         began = time.perf_counter()
         try:
+            if self._journal.exists():  # else the machine's end could leave a checkpoint of steps that nobody heard of
+                sealed.sync(self._journal)
             checkpoint.write_parts(self.folder, step, skeleton, tensors, score, self.keeping.keep)
             self._problem = ""
         except Exception as problem:

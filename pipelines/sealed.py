@@ -31,10 +31,10 @@ def write(folder: Path, fill: Callable[[Path], None], facts: Mapping[str, Any] |
     files = {path.name: hash_file(path) for path in sorted(rough.iterdir())}
     (rough / MANIFEST).write_text(json.dumps({**(facts or {}), "files": files}, indent=2, sort_keys=True) + "\n")
     for path in rough.iterdir():
-        _sync(path)
-    _sync(rough)
+        sync(path)
+    sync(rough)
     rough.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     return hash_file(folder / MANIFEST)
 
 
@@ -70,7 +70,8 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Brings a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

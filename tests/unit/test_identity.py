@@ -76,10 +76,17 @@ def test_the_code_s_digest_covers_what_is_learned_by_and_not_how_it_is_launched(
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_more_threads_are_allowed_and_said(tmp_path: Path) -> None:
-    _begin(tmp_path)
-    resumed = training.train(tmp_path, PARITY, epochs=2, place=Place(threads=2))
-    assert resumed.named("resume")[0]["inexact"] == ["was taken with threads 1, now 2"]
+def test_other_numbers_of_workers_and_threads_are_allowed_and_said() -> None:
+    task = tasks.find(PARITY)
+    then, now = (
+        identity.describe(task, task.config.Config(), "digest", place) for place in (Place(), Place(0, 2, "cuda:1", 4))
+    )
+    assert identity.check(then, now, "run", anyway=False) == [
+        "was taken with world 1, now 2",
+        "was taken with threads 1, now 4",
+        "was taken with device cpu, now cuda",
+    ]
+    assert identity.check(then, dict(then), "run", anyway=False) == []
 
 
 def test_a_checkpoint_of_before_is_a_sentence(tmp_path: Path) -> None:

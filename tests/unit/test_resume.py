@@ -103,6 +103,16 @@ def test_a_run_with_no_whole_checkpoint_is_refused(tmp_path: Path) -> None:
         training.train(tmp_path, training.REGRESSION, epochs=5)
 
 
+def test_a_run_whose_checkpoints_are_cut_short_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    training.train(tmp_path, training.REGRESSION, epochs=5)
+    for place in (tmp_path / "checkpoints").iterdir():
+        os.truncate(place / "tensors.safetensors", 100)
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    with pytest.raises(ValueError, match=r"no checkpoint below .* is whole: 'tensors\.safetensors' in .*SHA-256"):
+        training.train(tmp_path, training.REGRESSION, epochs=5)
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == before
+
+
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
     training.stop(tmp_path, word=training.PARITY, stop_at=30, epochs=2, checkpoint_steps=5)
     with pytest.raises(ValueError, match=r"learned from other data .*start a new run, or add --resume-anyway"):
