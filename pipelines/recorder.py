@@ -84,6 +84,7 @@ class Recorder:
 
         Raises ValueError with a sentence when MLflow does not take the run, or not in time after `closed`.
         """
+        tracking.prepare()
         with self._alone(closed), self._beside(closed):
             attempts, deadline, complaint = 0, float("inf"), ""
             while True:

@@ -63,6 +63,14 @@ def _place() -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+def prepare() -> None:
+    """Imports MLflow, which two threads that do it at once would break."""
+    import mlflow
+    from mlflow.system_metrics import system_metrics_monitor
+
+    assert mlflow and system_metrics_monitor
+
+
 class Tracker:
     """One MLflow run, whatever the number of ranks, recorders and restarts.
 
