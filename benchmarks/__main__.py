@@ -17,6 +17,8 @@ FIGURES = (
     ("serve_start",),
     ("swap",),
     ("paths",),
+    ("tracker_outage",),
+    ("tuning",),
 )
 
 

@@ -210,13 +210,14 @@ def test_what_is_amiss_is_said_while_training_lasts(
     store: Path, refusing: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing(401))
-    run = _run(store / "run", START, _steps(0, [3.0]))
+    run = _run(store / "run", {"event": "loading"})
     command = [sys.executable, "-m", "pipelines.recorder", str(run)]
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdin is not None and process.stdout is not None
         notice = json.loads(process.stdout.readline())
         assert "refuses the credentials (status 401)" in notice["notice"] and process.poll() is None
+        _append(run, START, _steps(0, [3.0]))
         process.stdin.close()
         result = json.loads(process.stdout.readline())
     assert "refuses the credentials" in result["error"] and process.returncode == 1
