@@ -18,6 +18,8 @@ FIGURES = (
     ("serve_start",),
     ("swap",),
     ("paths",),
+    ("tracker_outage",),
+    ("tuning",),
 )
 
 

@@ -63,9 +63,9 @@ def run(
     Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
     Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
     0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
-    stops all, after a checkpoint. Without `test` it ends with the last epoch: the test split is not read and nothing
-    is released, as a trial's should not be. Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and
-    ValueError for bad data, another run's checkpoint, or one that cannot be written.
+    stops all, after a checkpoint. Without `test`, as for a trial, the test split is not read and nothing released.
+    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for bad data,
+    another run's checkpoint, or one that cannot be written.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:

@@ -77,6 +77,7 @@ class Recorder:
         self._waiting: list[points.Point] = []
         self._tracker: tracking.Tracker | None = None
         self._told: dict[str, Any] = {}
+        self._is_greeted = False
         self._readers = [Reader(run_dir), Reader(run_dir, LOAD)]
         self._is_over = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -86,6 +87,7 @@ class Recorder:
 
         Raises ValueError with a sentence when MLflow does not take the run, or not in time after `closed`.
         """
+        tracking.prepare()
         with self._alone(closed), self._beside(closed):
             attempts, deadline, complaint = 0, float("inf"), ""
             while True:
@@ -198,6 +200,9 @@ class Recorder:
 
     def _advance(self, last: bool) -> dict[str, Any] | None:
         """Brings MLflow up to date; may be called again after it failed at any point. Returns the result, if final."""
+        if not (last or self._is_greeted):
+            tracking.greet()
+            self._is_greeted = True
         if last or self._is_trained():
             self._is_over.set()
             if self._sampler.ident is not None:

@@ -63,6 +63,24 @@ def _place() -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+def prepare() -> None:
+    """Imports MLflow, which two threads that do it at once would break."""
+    import mlflow
+    from mlflow.system_metrics import system_metrics_monitor
+
+    assert mlflow and system_metrics_monitor
+
+
+def greet() -> None:
+    """Asks a server for anything at all, so that one that is away or refuses is known of at once."""
+    import mlflow
+
+    for name, value in CLIENT.items():
+        os.environ.setdefault(name, value)
+    if urlparse(uri()).scheme not in ONE_MACHINE:
+        mlflow.MlflowClient(uri()).search_experiments(max_results=1)
+
+
 class Tracker:
     """One MLflow run, whatever the number of ranks, recorders and restarts.
 
@@ -86,6 +104,8 @@ class Tracker:
         self._run = self._known(run_id) or self._find() or self._create(run_name, parent)
         self.run_id: str = self._run.info.run_id
         self._stored: dict[str, set[int]] | None = None
+        if self._run.data.tags.get(KEY) != self._key:  # known by its id, as one that a job's history made
+            self._client.set_tag(self.run_id, KEY, self._key)
         if self._run.info.status != "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")
 

@@ -90,10 +90,10 @@ def test_answers_that_are_lost_lose_no_point_and_double_none(
     def lose(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def lossy(self: Any, *arguments: Any, **named: Any) -> Any:
             moment = draw.random()
-            if moment < 0.25:
+            if moment < 0.15:
                 raise ConnectionError("refused")
             answer = call(self, *arguments, **named)
-            if moment < 0.5:
+            if moment < 0.35:
                 hit[name] += 1
                 raise ConnectionError("the answer was lost")
             return answer
@@ -102,15 +102,15 @@ def test_answers_that_are_lost_lose_no_point_and_double_none(
 
     for name in CALLS:
         setattr(Lossy, name, lose(name, getattr(mlflow.MlflowClient, name)))
-    monkeypatch.setattr(tracking, "LIMIT", 7)
-    losses = [1.0 / (step + 1) for step in range(40)]
-    run = _run(store / "run", START, _steps(0, losses[:20]), _epoch(0, 20, 0.5), _steps(20, losses[20:]))
+    monkeypatch.setattr(tracking, "LIMIT", 5)
+    losses = [1.0 / (step + 1) for step in range(16)]
+    run = _run(store / "run", START, _steps(0, losses[:8]), _epoch(0, 8, 0.5), _steps(8, losses[8:]))
     with monkeypatch.context() as patch:
         patch.setattr(mlflow, "MlflowClient", Lossy)
         assert _record(run)["unfinished"]
     assert hit["log_batch"] and sum(hit.values()) >= 3
     assert _history("train/loss") == list(enumerate(losses))
-    assert _history("valid/accuracy") == [(20, 0.5)]
+    assert _history("valid/accuracy") == [(8, 0.5)]
 
 
 def test_a_recorder_without_memory_goes_on_with_the_run(store: Path) -> None:
@@ -210,13 +210,14 @@ def test_what_is_amiss_is_said_while_training_lasts(
     store: Path, refusing: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing(401))
-    run = _run(store / "run", START, _steps(0, [3.0]))
+    run = _run(store / "run", {"event": "loading"})
     command = [sys.executable, "-m", "pipelines.recorder", str(run)]
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdin is not None and process.stdout is not None
         notice = json.loads(process.stdout.readline())
         assert "refuses the credentials (status 401)" in notice["notice"] and process.poll() is None
+        _append(run, START, _steps(0, [3.0]))
         process.stdin.close()
         result = json.loads(process.stdout.readline())
     assert "refuses the credentials" in result["error"] and process.returncode == 1
