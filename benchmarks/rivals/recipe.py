@@ -64,7 +64,9 @@ class Recipe:
         peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.network.eval()
         with torch.no_grad():
-            sums = self.task.train.measure(self.network, self.data.valid.batch(torch.arange(len(self.data.valid)), None))
+            sums = self.task.train.measure(
+                self.network, self.data.valid.batch(torch.arange(len(self.data.valid)), None)
+            )
         accuracy = self.task.train.metrics(sums)["accuracy"]
         print(json.dumps({"seconds": seconds, "peak_mb": peak_kb / 1024, "accuracy": accuracy}))
 
