@@ -112,8 +112,7 @@ class Worker:
     ) -> None:
         """Makes the model, the same on every rank, and moves data and model to the device."""
         self.task, self.config, self.run_dir, self.place, self.emit = task, config, run_dir, place, emit
-        self.device = torch.device(place.device)
-        self.data = data
+        self.device, self.data = torch.device(place.device), data
         self.train, self.valid = data.train.to(self.device), data.valid.to(self.device)
         torch.manual_seed(step_seed(config.seed, -1, 0))
         self.model = task.model.Model.create(config, data).to(self.device)
@@ -260,9 +259,8 @@ class Worker:
             self.network.load_state_dict(state["network"])
             self.stepper.restore(state)
         except (RuntimeError, KeyError, ValueError) as problem:
-            raise ValueError(
-                f"the checkpoint in {str(self.run_dir)!r} does not fit the network: {problem}"
-            ) from problem
+            where = str(self.run_dir)
+            raise ValueError(f"the checkpoint in {where!r} does not fit the network: {problem}") from problem
         if (buffers_RN := state["buffers"]) is not None:
             alike = len(buffers_RN) == self.place.world
             collectives.set_buffers(self.network, buffers_RN[self.place.rank] if alike else buffers_RN.mean(0))
