@@ -6,6 +6,7 @@ first step, and never again: sizes that none of them fits are computed eager. So
 """
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -63,11 +64,17 @@ def report() -> Report:
     """Counts graphs, breaks and recompilations since `begin`."""
     from torch._dynamo import utils
 
-    broken = utils.counters["graph_break"]
+    broken = [_reason(text) for kind in ("unimplemented", "graph_break") for text in utils.counters[kind]]
     again = [metric.recompile_reason for metric in utils.get_compilation_metrics() if metric.recompile_reason]
-    reasons = [_line(text) for text in (*broken, *again)]
-    graphs = utils.counters["stats"]["unique_graphs"]
-    return Report(graphs, sum(broken.values()), len(again), tuple(dict.fromkeys(reasons))[:MOST_REASONS])
+    reasons = tuple(dict.fromkeys([*broken, *map(_line, again)]))[:MOST_REASONS]
+    return Report(utils.counters["stats"]["unique_graphs"], len(set(broken)), len(again), reasons)
+
+
+def _reason(text: str) -> str:
+    """Shortens what torch says of a break to its title and the place."""
+    place = re.search(r'File "(?:.*/)?(.+?)", line (\d+)(?:, in .+?, code: (.+))?', text)
+    where = f" at {place[1]}:{place[2]}: {place[3] or ''}".rstrip(": ") if place else ""
+    return _line(text.partition("\n")[0] + where)
 
 
 def _line(text: str) -> str:
