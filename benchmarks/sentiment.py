@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus = unpack(folder / "sentence-polarity" / "sentence_polarity.zip", Path(scratch))
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.splits):
-            config = Config(data=str(corpus), seed=seed, encoder=encoder, amp=arguments.amp)
+            config = Config(data=str(corpus), seed=seed, encoder=encoder, amp="bf16" if arguments.amp else "no")
             started = time.perf_counter()
             accuracy = train(config, Path(scratch) / f"run-{seed}", arguments.threads)
             seconds = time.perf_counter() - started

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import batches, calibration, collectives
+from pipelines import batches, calibration, collectives, sharding
 from pipelines.examples import Split
 from pipelines.place import Place
 
@@ -44,6 +44,7 @@ class Evaluator:
             with self.autocast():
                 part = measured(self.network, split.batch(index_B.to(self.device), None))
             sums = {key: sums[key] + value for key, value in part.items()} if sums else part
+        self.keep_up(split, len(own) or 1, measured)
         if not own:  # fewer examples than ranks: this rank says nothing, in the same shapes
             sums = {key: torch.zeros_like(value) for key, value in sums.items()}
         return collectives.sum_statistics(sums, self.place.world)
@@ -54,6 +55,15 @@ class Evaluator:
         own = batches.evaluation(len(split), self.size, split.lengths, self.place.rank, self.place.world)
         return own if len(own[0]) else []
 
+    def keep_up(self, split: Split, taken: int, measured: Callable[[nn.Module, Any], Any]) -> None:
+        """Calls a sharded network as often as rank 0 does, which has the most batches: all ranks compute together."""
+        if not sharding.is_sharded(self.network):
+            return
+        most = max(1, -(-len(range(0, len(split), self.place.world)) // self.size))
+        for _ in range(most - taken):
+            with self.autocast():
+                measured(self.network, split.batch(torch.zeros(1, dtype=torch.int64, device=self.device), None))
+
     @torch.no_grad()
     def calibrate(self, split: Split) -> float:
         """Finds the temperature that makes confidence honest on a split of which the task gives logits."""
@@ -62,6 +72,7 @@ class Evaluator:
             with self.autocast():
                 logits_BC, target_B = self.train.scored(self.network, split.batch(index_B.to(self.device), None))
             parts.append((logits_BC.float(), target_B))
+        self.keep_up(split, len(parts), self.train.scored)
         return calibration.fit(parts, self.place.world, self.device)
 
     def test(self, model: Any, valid: Split, test: Split) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -7,7 +7,7 @@ Shapes: B examples of a global batch, K steps of a logging window.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, saving
+from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, saving, sharding
+from pipelines.assembly import assemble
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
 from pipelines.guards import Guards, Skipped, attempt
+from pipelines.numerics import as_configured
 from pipelines.place import Place
 from pipelines.postmortem import Diverged
-from pipelines.replica import replicate
 from pipelines.saving import USUAL, Keeping
 from pipelines.schedules import rate
 from pipelines.settings import Settings
-from pipelines.steps import Stepper
 from pipelines.stopping import Stopped, never
 from pipelines.tasks import Task
 
@@ -46,6 +46,7 @@ class Progress:
     done: bool = False
 
 
+@as_configured
 def run(
     task: Task,
     config: Settings,
@@ -115,19 +116,15 @@ class Worker:
         self.device, self.data = torch.device(place.device), data
         self.train, self.valid = data.train.to(self.device), data.valid.to(self.device)
         torch.manual_seed(step_seed(config.seed, -1, 0))
-        self.model = task.model.Model.create(config, data).to(self.device)
+        self.model = task.model.Model.create(config, data)
         self.network: nn.Module = self.model.network
-        groups = getattr(task.train, "groups", _one_group)(self.network, config)
-        self.pieces = memory.recorded(run_dir, place.world, self.device)
-        cut = replace(config, accumulate=min(config.batch_size, config.accumulate * self.pieces))
-        replica = replicate(self.network, cut, place.world, getattr(task.train, "STATIC_GRAPH", True))
-        self.stepper = Stepper(replica, task.train.loss, groups, config, self.device, place.rank, place.world)
-        self.stepper.pieces = self.pieces
+        self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
+        self.stepper = assemble(task, config, self.model, self.train, place, run_dir, self.total_steps, emit)
+        self.pieces = self.stepper.pieces
         self.guards = Guards(config, self.network, emit, self.diverged)
         self.evaluator = Evaluator(task.train, self.network, place, self.stepper.autocast, config.batch_size)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.checkpoint_steps = checkpoint_steps
         self.window_steps = 1
         self.stop, self.stopping, self.may_save = stop, False, True
@@ -188,7 +185,9 @@ class Worker:
         self.stopping, self.may_save = stopping > 0, ready > 0
         self.window_steps = max(1, min(WINDOW_STEPS, round(count * WINDOW_SECONDS / max(seconds, 1e-6))))
         first = self.progress.step - count
-        lr = self.config.lr * rate(self.config.schedule, self.progress.step - 1, self.total_steps) * self.stepper.factor
+        schedule, warm_up, cool_down = self.config.schedule, self.config.warm_up, self.config.cool_down
+        factor = rate(schedule, self.progress.step - 1, self.total_steps, warm_up, cool_down)
+        lr = self.config.lr * factor * self.stepper.factor
         speed = count * self.config.batch_size / max(seconds, 1e-9)
         self.emit({"event": "steps", "first": first, "losses": means, "lr": lr, "examples_per_second": speed})
         self.saver.report()
@@ -208,12 +207,13 @@ class Worker:
         """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
         progress, config = self.progress, self.config
         collectives.average_buffers(self.network, self.place.world)
-        metrics = self.task.train.metrics(self.evaluator.evaluate(self.valid))
-        self.emit({"event": "epoch", "epoch": progress.epoch, "step": progress.step, "metrics": metrics})
-        if metrics[self.task.train.PRIMARY] > progress.best:
-            progress.best, progress.best_epoch = metrics[self.task.train.PRIMARY], progress.epoch
-            if config.early_stopping:
-                self.best = checkpoint.copy_to_cpu(self.network.state_dict())
+        with self.stepper.averaged():
+            metrics = self.task.train.metrics(self.evaluator.evaluate(self.valid))
+            self.emit({"event": "epoch", "epoch": progress.epoch, "step": progress.step, "metrics": metrics})
+            if metrics[self.task.train.PRIMARY] > progress.best:
+                progress.best, progress.best_epoch = metrics[self.task.train.PRIMARY], progress.epoch
+                if config.early_stopping:
+                    self.best = checkpoint.copy_to_cpu(sharding.network_state(self.network))
         progress.done = 0 < config.early_stopping <= progress.epoch - progress.best_epoch
         progress.epoch, progress.batch = progress.epoch + 1, 0
         good = self.guards.due(progress.step)
@@ -222,7 +222,7 @@ class Worker:
 
     def state(self) -> dict[str, Any]:
         """Gives all that a run goes on from, the same on every rank; the tensors are the ones in use."""
-        state = {"about": self.about, "network": self.network.state_dict(), "best": self.best}
+        state = {"about": self.about, "network": sharding.network_state(self.network), "best": self.best}
         in_epoch = self.progress.batch > 0  # at an epoch's end they are alike
         buffers_RN = collectives.gather_buffers(self.network, self.place.world) if in_epoch else None
         counters = {"progress": asdict(self.progress), "guards": self.guards.state()}
@@ -256,7 +256,7 @@ class Worker:
     def restore(self, state: dict[str, Any]) -> None:
         """Makes weights, optimizer, counters and all else what they were when `state` was taken."""
         try:
-            self.network.load_state_dict(state["network"])
+            sharding.load_network(self.network, state["network"])
             self.stepper.restore(state)
         except (RuntimeError, KeyError, ValueError) as problem:
             where = str(self.run_dir)
@@ -279,21 +279,20 @@ class Worker:
 
     def finish(self) -> dict[str, float]:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""
-        if self.best:
-            self.network.load_state_dict(self.best)
-        self.emit({"event": "testing"})
-        sums, metrics = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
-        self.saver.finish()
-        state = {**self.state(), "about": None, "metrics": metrics}
-        if self.place.rank == 0:
-            self.emit({"event": "state", "digest": checkpoint.digest(state)})
-            metrics = release.write(
-                self.task, self.config, self.model, self.data, self.run_dir, sums, metrics, self.emit
-            )
+        with self.stepper.averaged():
+            if self.config.early_stopping and self.progress.best_epoch >= 0:
+                sharding.load_network(self.network, self.best)
+            self.emit({"event": "testing"})
+            sums, metrics = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
+            self.saver.finish()
+            state = {**self.state(), "about": None, "metrics": metrics}
+            create = self.task.model.Model.create
+            model = sharding.whole_model(self.model, lambda: create(self.config, self.data), self.place.rank)
+            if self.place.rank == 0:
+                self.emit({"event": "state", "digest": checkpoint.digest(state)})
+                metrics = release.write(
+                    self.task, self.config, model, self.data, self.run_dir, sums, metrics, self.emit
+                )
         if self.place.world > 1:
             dist.barrier()
         return metrics
-
-
-def _one_group(network: nn.Module, config: Settings) -> list[dict[str, Any]]:
-    return [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]

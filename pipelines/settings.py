@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+Schedule = Literal["constant", "onecycle", "cosine", "wsd"]
+OLD_WORDS = {"amp": ("no", "bf16"), "compile": ("no", "yes")}
+"""What False and True meant, by which earlier runs say whether."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,8 +24,12 @@ class Settings:
     """Fixes splits, order, augmentation, dropout and initial weights."""
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
     """Rule that turns gradients into steps."""
-    schedule: Literal["constant", "onecycle", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """How the learning rate moves over the run."""
+    warm_up: float = -1.0
+    """Share of the steps in which the rate rises; -1 takes the schedule's own: onecycle 0.25, wsd 0.05, others 0."""
+    cool_down: float = 0.2
+    """Share of the steps, at the end, in which wsd's rate falls."""
     momentum: float = 0.0
     """Momentum of sgd and rmsprop."""
     weight_decay: float = 0.0
@@ -34,10 +42,26 @@ class Settings:
     """Largest gradient norm; 0 does not clip."""
     accumulate: int = 1
     """Micro-batches per optimizer step; the batch size stays the same."""
-    amp: bool = False
-    """Whether the forward pass runs in bfloat16."""
-    compile: bool = False
-    """Whether torch.compile compiles the network."""
+    micro_batch: Literal["auto"] | int = 0
+    """Most examples a worker computes at a time: as many micro-batches a step as that needs; auto finds what fits
+    the memory, 0 leaves it to --accumulate."""
+    amp: Literal["no", "bf16", "fp16"] = "no"
+    """Numbers of the forward pass: float32, bfloat16, or float16 with a scaled loss."""
+    compile: Literal["no", "yes", "auto"] = "no"
+    """Whether torch.compile compiles the network; auto measures a few steps of both, where the run is long enough."""
+    channels_last: Literal["no", "yes", "auto"] = "no"
+    """Whether the weights of convolutions lie with their channels last; auto measures a few steps of both."""
+    recompute: bool = False
+    """Whether the backward pass computes activations again rather than keeping them: less memory, more time."""
+    shard: bool = False
+    """Whether each worker holds its share of weights and optimizer state alone, for models that outgrow one GPU."""
+    ema: float = 0.0
+    """How much of the averaged weights stays at each step, such as 0.999; they are what is evaluated and written.
+    0 takes the weights as they are."""
+    deterministic: bool = False
+    """Whether only kernels that give the same bits every time are used; on GPUs it costs speed."""
+    tf32: Literal["default", "no", "yes"] = "default"
+    """Whether GPUs round float32 to 10 bits in matrix products and convolutions; by default in convolutions alone."""
     guards: bool = True
     """Whether a step whose loss or gradient is not finite is skipped, and what follows when skipping does not help."""
     guard_window: int = 64
@@ -51,6 +75,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
+        for name, words in OLD_WORDS.items():
+            if isinstance(getattr(self, name), bool):
+                object.__setattr__(self, name, words[getattr(self, name)])
         lows = {"epochs": 1, "batch_size": 1, "early_stopping": 0, "accumulate": 1, "seed": 0}
         lows |= {"guard_window": 1, "guard_skips": 0, "guard_halvings": 0, "guard_rollbacks": 0}
         for name, low in lows.items():
@@ -63,6 +90,32 @@ class Settings:
             raise ValueError(f"--dropout is {self.dropout}; it must be at least 0 and below 1")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is {self.accumulate}; it must not exceed the batch size {self.batch_size}")
+        self._check_speed()
+
+    def _check_speed(self) -> None:
+        if not (self.warm_up == -1 or 0 <= self.warm_up < 1):
+            raise ValueError(
+                f"--warm-up is {self.warm_up}; it must be at least 0 and below 1, or -1 for the schedule's own"
+            )
+        if not 0 <= self.cool_down <= 1 - max(0.0, self.warm_up):
+            raise ValueError(f"--cool-down is {self.cool_down}; with --warm-up it must be 0 to 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"--ema is {self.ema}; it must be at least 0 and below 1")
+        if self.micro_batch != "auto" and self.micro_batch < 0:
+            raise ValueError(f"--micro-batch is {self.micro_batch}; it must be auto, 0 or more")
+        if self.micro_batch and self.accumulate > 1:
+            raise ValueError(
+                f"--micro-batch and --accumulate {self.accumulate} both say how a batch is split; give one"
+            )
+        if self.recompute and self.compile != "no":
+            raise ValueError(
+                f"--recompute does not go with --compile {self.compile}, which decides itself what to keep; give one"
+            )
+        if self.shard:
+            for name in ("compile", "channels_last", "micro_batch"):
+                if getattr(self, name) in ("yes", "auto"):
+                    value = f"{_flag(name)} {getattr(self, name)}"
+                    raise ValueError(f"--shard does not go with {value}; leave one of them out")
 
 
 @dataclass(frozen=True)

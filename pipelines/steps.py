@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import batches, memory
+from pipelines import batches, memory, numerics, sharding
+from pipelines.averaging import Average
 from pipelines.examples import Draw, Split, step_seed
+from pipelines.replica import held
 from pipelines.schedules import rate
 from pipelines.settings import Settings
 
@@ -66,11 +68,11 @@ class Stepper:
         self.optimizer = optimizer(config, groups)
         self.parameters = parameters_of(self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
-        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-        if config.amp:
-            self.autocast = lambda: torch.autocast(device.type, dtype=half)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp and half == torch.float16)
+        self.autocast = numerics.autocast(config, device)
+        self.scaler = numerics.scaler(config, device)
+        self.accumulate = config.accumulate
+        """Micro-batches of a step."""
+        self.average: Average | None = None
         self.pieces = 1
         """How many each micro-batch is cut into for want of memory."""
         self.factor = 1.0
@@ -88,12 +90,14 @@ class Stepper:
         Returns the share's part of the loss, a scalar on the device: its mean over ranks is the batch's loss.
         Raises memory.Exhausted when this rank alone cannot make the step fit into memory.
         """
-        factor = rate(self.config.schedule, step, total) * self.factor
+        factor = rate(self.config.schedule, step, total, self.config.warm_up, self.config.cool_down) * self.factor
         for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = base * factor
         while (loss := self._learn(split, batch_B, draw, step)) is None:
-            self.pieces = memory.more_pieces(self.pieces, -(-len(batch_B) // (self.world * self.config.accumulate)))
+            self.pieces = memory.more_pieces(self.pieces, -(-len(batch_B) // (self.world * self.accumulate)))
         self.norms.append(self._apply(loss))
+        if self.average:
+            self.average.update(step)
         return loss
 
     def leave_out(self) -> Tensor:
@@ -131,7 +135,7 @@ class Stepper:
 
     def micro_batches(self, batch_B: Tensor) -> list[tuple[Tensor, float]]:
         """Lists this rank's micro-batches of a global batch, each with the weight of its mean loss."""
-        micro_batches = batches.share(batch_B, self.config.accumulate, self.rank, self.world)
+        micro_batches = batches.share(batch_B, self.accumulate, self.rank, self.world)
         return batches.cut(micro_batches, self.pieces) if self.pieces > 1 else micro_batches
 
     def _accumulate(self, split: Split, batch_B: Tensor, draw: Draw, step: int) -> Tensor | None:
@@ -140,7 +144,7 @@ class Stepper:
         for number, (own_B, weight) in enumerate(micro_batches, 1):
             seed_generators(self.device, self.seed(step, number - 1))
             last = number == len(micro_batches)
-            with self._quiet(last):
+            with held(self.network, last):
                 with self.autocast():
                     part = self.loss(self.network, split.batch(own_B, draw)).float()
                 value, self._reducing = part.detach(), last and self.world > 1
@@ -153,7 +157,7 @@ class Stepper:
     def seed(self, step: int, number: int) -> int:
         """Numbers the micro-steps of a run; pieces of a micro-batch draw as further ranks would."""
         own, piece = divmod(number, self.pieces)
-        counter = step * self.config.accumulate + own
+        counter = step * self.accumulate + own
         return step_seed(self.config.seed, counter, self.rank + piece * self.world)
 
     def _slope(self, loss: Tensor, weight: float) -> Tensor:
@@ -163,12 +167,6 @@ class Stepper:
         """
         slope = loss * 0.0 + weight if self.config.guards else torch.full_like(loss, weight)
         return self.scaler.scale(slope)
-
-    def _quiet(self, last: bool) -> AbstractContextManager[Any]:
-        """Holds back DDP's averaging until the last micro-batch."""
-        if last or not isinstance(self.network, DistributedDataParallel):
-            return nullcontext()
-        return self.network.no_sync()
 
     def _apply(self, loss: Tensor) -> Tensor:
         """Takes the step, unless guards forbid it; returns the gradient's norm, 0 where nobody asked."""
@@ -204,24 +202,21 @@ class Stepper:
         mended = ~norm.isfinite() & loss.isfinite() & (scale > 1)
         return torch.where(mended, self._zero, norm)
 
+    def averaged(self) -> AbstractContextManager[Any]:
+        """Lets the network be its average for a while, where there is one; every rank enters together."""
+        return self.average.shown() if self.average else nullcontext()
+
     def state(self) -> dict[str, Any]:
-        """Gives what a checkpoint needs to go on; rates and dropout follow from counters."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "pieces": self.pieces,
-        }
+        """Gives what a checkpoint needs to go on, on rank 0; rates and dropout follow from counters."""
+        state = {"scaler": self.scaler.state_dict(), "pieces": self.pieces}
+        if self.average:
+            state["average"] = self.average.state()
+        return {"optimizer": sharding.optimizer_state(self.network, self.optimizer), **state}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's state."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, kept in self.optimizer.state.items():  # laid out in memory as they were, such as channels last
-            for name, value in kept.items():
-                if (
-                    isinstance(value, Tensor)
-                    and value.shape == parameter.shape
-                    and value.stride() != parameter.stride()
-                ):
-                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        sharding.load_optimizer(self.network, self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.pieces = max(self.pieces, state.get("pieces", 1))
+        if self.average:
+            self.average.restore(state["average"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipelines.settings import Settings
+from pipelines.settings import Schedule, Settings
 
 EPOCHS = {"digits": 20, "mnist": 8, "fashion-mnist": 15, "cifar10": 40, "": 30}
 """Passes over each built-in set where --epochs is not given; the empty name is a folder of one's own."""
@@ -50,7 +50,7 @@ class Config(Settings):
     """Learning rate; the peak where the schedule has one."""
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
     """Rule that turns gradients into steps."""
-    schedule: Literal["constant", "onecycle", "cosine"] = "onecycle"
+    schedule: Schedule = "onecycle"
     """How the learning rate moves over the run."""
     weight_decay: float = 0.01
     """L2 penalty; decoupled with adamw."""

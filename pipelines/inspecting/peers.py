@@ -126,7 +126,7 @@ def _ranked(work: Work) -> Any:
     from pipelines.inspecting.taps import compute
     from pipelines.replica import replicate
 
-    replica = replicate(work.network, work.config, WORLD, work.static)
+    replica = replicate(work.network, work.config.accumulate, WORLD, work.static)
     return compute(work.network, replica, work.loss, work.batch, work.weight)
 
 

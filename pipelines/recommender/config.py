@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipelines.settings import Settings
+from pipelines.settings import Schedule, Settings
 
 SPACE = {
     "lr": "loguniform(5e-4, 2e-2)",
@@ -25,7 +25,7 @@ class Config(Settings):
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
     weight_decay: float = 1.0
     dropout: float = 0.3
-    schedule: Literal["constant", "onecycle", "cosine"] = "onecycle"
+    schedule: Schedule = "onecycle"
     PATHS: ClassVar[tuple[str, ...]] = ("data", "ratings", "items")
     dataset: str = "sample"
     """Built-in data set: sample, a dense part of goodbooks-10k."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pipelines.settings import Settings
+from pipelines.settings import Schedule, Settings
 
 DATASETS = ("sample",)
 SCRATCH = {"epochs": 10, "batch_size": 64, "lr": 1e-2, "dropout": 0.5}
@@ -56,7 +56,7 @@ class Config(Settings):
     """Share of n-grams and activations dropped while training; -1 means 0.5 from scratch and 0.1 with an encoder."""
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
     """Rule that turns gradients into steps."""
-    schedule: Literal["constant", "onecycle", "cosine"] = "onecycle"
+    schedule: Schedule = "onecycle"
     """How the learning rate moves over the run."""
 
     def __post_init__(self) -> None:

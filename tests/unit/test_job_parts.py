@@ -107,7 +107,7 @@ def test_the_flags_of_an_order_make_the_very_settings_that_were_given() -> None:
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_flags_that_are_written_are_read_as_the_same(name: str) -> None:
     config = tasks.find(name).config.Config()
-    other = replace(config, epochs=config.epochs + 1, seed=7, amp=not config.amp)
+    other = replace(config, epochs=config.epochs + 1, seed=7, amp="bf16")
     launch = Launch(workers=3, gpu=True, promote="never", checkpoint_steps=5)
     words = [*submit.words_of(other, config), *submit.words_of(launch, Launch())]
     read = submit.read([name, *words])

@@ -1,0 +1,77 @@
+"""Two processes that hold half of the weights each learn what two that hold all do, and are resumed exactly."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import training
+from training import PARITY, PLAIN
+
+from pipelines import artifact, recomputing, sharding
+
+FULL: dict[str, Any] = {"epochs": 2, "batch_size": 256, "clip": 1.0, "ema": 0.9, "recompute": True}
+"""The default recipe with batch norm, dropout, augmentation and AdamW, and what else goes with shares."""
+
+
+def test_shares_learn_what_copies_learn(tmp_path: Path, pair: training.Pair) -> None:
+    copies = pair.run(training.train_ranked, tmp_path / "copies", FULL)[0]
+    first, second = pair.run(training.train_ranked, tmp_path / "shares", FULL | {"shard": True})
+    assert first.losses == pytest.approx(copies.losses, abs=1e-5)
+    assert first.metrics == second.metrics == pytest.approx(copies.metrics, abs=1e-4)
+    assert all(_near(first.weights[name], value) for name, value in copies.weights.items())
+    assert artifact.verify(tmp_path / "shares" / "artifact") == first.named("test")[0]["digest"]
+
+
+def test_shares_accumulate_and_scale_the_loss_as_copies_do(tmp_path: Path, pair: training.Pair) -> None:
+    flags = PLAIN | {"epochs": 1, "accumulate": 3, "optimizer": "adam", "amp": "fp16", "lr": 0.001}
+    copies = pair.run(training.train_ranked, tmp_path / "copies", flags)[0]
+    shares = pair.run(training.train_ranked, tmp_path / "shares", flags | {"shard": True})[0]
+    assert shares.losses == pytest.approx(copies.losses, abs=2e-3)
+
+
+def test_a_run_in_shares_is_resumed_bit_identical(tmp_path: Path, pair: training.Pair) -> None:
+    settings = FULL | {"shard": True, "checkpoint_steps": 4, "early_stopping": 2}
+    whole = pair.run(training.train_ranked, tmp_path / "whole", settings)[0]
+    pair.run(training.stop_ranked, tmp_path / "parts", 9, settings)
+    parts = pair.run(training.train_ranked, tmp_path / "parts", settings)[0]
+    assert parts.named("resume")[0]["step"] == 8
+    assert parts.losses == whole.losses[8:]
+    assert parts.metrics == whole.metrics
+    assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_a_graph_that_depends_on_data_is_learned_in_shares(tmp_path: Path, pair: training.Pair) -> None:
+    settings = {"word": PARITY, "epochs": 1, "shard": True}
+    copies = pair.run(training.train_ranked, tmp_path / "copies", settings | {"shard": False})[0]
+    shares = pair.run(training.train_ranked, tmp_path / "shares", settings)[0]
+    assert shares.losses == pytest.approx(copies.losses, abs=1e-4)
+    assert shares.metrics == pytest.approx(copies.metrics, abs=1e-3)
+
+
+def test_each_rank_holds_its_share_alone(pair: training.Pair) -> None:
+    sizes = pair.run(share_out)
+    assert [size["held"] for size in sizes] == [size["all"] / 2 for size in sizes]
+
+
+def test_one_worker_has_nothing_to_share_out(tmp_path: Path) -> None:
+    alone = training.train(tmp_path / "alone", **PLAIN, epochs=1)
+    shared = training.train(tmp_path / "shared", **PLAIN, epochs=1, shard=True)
+    assert shared.losses == alone.losses
+
+
+def share_out(rank: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 4))
+    network.register_parameter("places", torch.nn.Parameter(torch.arange(3), requires_grad=False))
+    count = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    sharding.shard(network, recomputing.blocks(network, ()), torch.device("cpu"), dist.get_world_size())
+    held = sum(sharding.local(weight).numel() for weight in network.parameters() if weight.requires_grad)
+    return {"all": count, "held": held}
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    distance = float((one.double() - other.double()).norm())
+    return distance <= 1e-4 * max(1.0, math.sqrt(one.numel()))
