@@ -25,7 +25,7 @@ SETTINGS = {
 }
 """Ray's own settings where we start it: silent beside the progress bar, soon aware of what is lost, and workers at a
 program's usual priority."""
-SHORT_WAIT_SECONDS = "15"
+SHORT_WAIT_SECONDS = "8"
 """How long an elastic run waits for the room that Ray counted on, before it counts again."""
 
 
@@ -144,7 +144,9 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def _stopped(runs: dict[str, int]) -> Stopped | None:
     """Finds after which step the workers stopped, if they had the time to."""
-    events = [event for folder, since in runs.items() for event in journal.Reader(Path(folder), since).new_events()]
+    events = [
+        event for folder, since in runs.items() for event in journal.Reader(Path(folder), offset=since).new_events()
+    ]
     told = [event for event in events if event["event"] in ("stopped", "start", "test")][-1:]
     return Stopped(told[0]["reason"], told[0]["step"]) if told and told[0]["event"] == "stopped" else None
 
