@@ -144,9 +144,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def _stopped(runs: dict[str, int]) -> Stopped | None:
     """Finds after which step the workers stopped, if they had the time to."""
-    events = [
-        event for folder, since in runs.items() for event in journal.Reader(Path(folder), offset=since).new_events()
-    ]
+    readers = [journal.Reader(Path(folder), offset=since) for folder, since in runs.items()]
+    events = [event for reader in readers for event in reader.new_events()]
     told = [event for event in events if event["event"] in ("stopped", "start", "test")][-1:]
     return Stopped(told[0]["reason"], told[0]["step"]) if told and told[0]["event"] == "stopped" else None
 
