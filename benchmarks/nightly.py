@@ -52,6 +52,8 @@ PARTS = (
     Part("swap", "--swaps 5", "--swaps 2", 900, seeded=False),
     Part("tracker_outage", "", "--quick", 900, seeded=False),
     Part("kills", "--kills 100", "--kills 12", 2700),
+    Part("elastic", "--epochs 40", "--epochs 30", 900, seeded=False),
+    Part("orphans", "--workers 2", "--workers 1", 900, seeded=False),
 )
 
 

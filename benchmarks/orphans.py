@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from benchmarks import runs as logs
 
 PARITY = str(Path(__file__).resolve().parents[1] / "examples" / "parity")
-FLAGS = ["--epochs", "8", "--threads", "1", "--checkpoint-steps", "10", "--promote", "never"]
+FLAGS = ["--epochs", "60", "--threads", "1", "--checkpoint-steps", "10", "--promote", "never"]
 KILL_STEP = 60
 LIMIT_SECONDS = 10.0
 PATIENCE_SECONDS = 300.0
 
 
 def kill(folder: Path, words: list[str]) -> float:
-    """Starts a run, kills its driver in mid-run, and gives the seconds that its cluster outlives it."""
+    """Starts a run, kills its driver in mid-run, and gives the seconds for which its workers live on."""
     driver = subprocess.Popen([sys.executable, *words], cwd=folder, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not any(event["first"] >= KILL_STEP for event in logs.events(folder / "killed", "steps")):
@@ -34,13 +34,17 @@ def kill(folder: Path, words: list[str]) -> float:
             sys.exit("the run took no steps")
         time.sleep(0.02)
     family = psutil.Process(driver.pid).children(recursive=True)
+    workers = [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
     driver.kill()
+    killed, began = time.time(), time.monotonic()
     driver.wait()
-    began = time.monotonic()
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
-    if alive:
-        sys.exit(f"still alive after {PATIENCE_SECONDS} s: {alive}")
-    return time.monotonic() - began
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_SECONDS)
+    seconds = time.monotonic() - began
+    last = logs.events(folder / "killed", "steps")[-1]["time"] - killed
+    print(f"{len(workers)} workers, {len(alive)} still alive; their last step was {last:.1f} s after the kill")
+    _, others = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
+    print(f"all {len(family)} processes were gone after {time.monotonic() - began:.1f} s; {len(others)} were not")
+    return seconds
 
 
 def main() -> None:
@@ -52,7 +56,7 @@ def main() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     logs.execute([*train, "--run-dir", "whole"], folder)
     seconds = kill(folder, [*train, "--run-dir", "killed"])
-    print(f"the cluster of a killed driver was gone after {seconds:.1f} s; asked {LIMIT_SECONDS}")
+    print(f"workers outlived their driver by {seconds:.1f} s; asked {LIMIT_SECONDS}")
     logs.execute(["-m", "eagerly", "train", "--resume", "killed"], folder)
     whole, killed = (load_file(folder / name / "artifact" / "model.safetensors") for name in ("whole", "killed"))
     same = all(torch.equal(value, killed[name]) for name, value in whole.items())

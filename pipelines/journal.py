@@ -68,3 +68,8 @@ def size(run_dir: Path) -> int:
     """Gives a journal's length in bytes; 0 where there is none."""
     path = run_dir / NAME
     return path.stat().st_size if path.exists() else 0
+
+
+def has_ended(run_dir: Path, offset: int) -> bool:
+    """Whether a run came to its end in what its journal holds from `offset` bytes on."""
+    return any(event["event"] == "test" for event in Reader(run_dir, offset=offset).new_events())

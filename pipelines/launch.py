@@ -12,6 +12,7 @@ from typing import Any
 from pipelines import journal, tracking
 from pipelines.runs import Run
 from pipelines.settings import Launch
+from pipelines.stopping import Stopped
 
 SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -24,7 +25,7 @@ SETTINGS = {
 }
 """Ray's own settings where we start it: silent beside the progress bar, soon aware of what is lost, and workers at a
 program's usual priority."""
-SHORT_WAIT_SECONDS = "15"
+SHORT_WAIT_SECONDS = "8"
 """How long an elastic run waits for the room that Ray counted on, before it counts again."""
 
 
@@ -62,12 +63,12 @@ def train(runs: list[Run], launch: Launch) -> None:
     """Trains the runs one after the other in one worker group, since starting one costs more than a small run.
 
     A lost worker ends the group, and the next one goes on from the newest checkpoint, as often as `launch` allows.
-    Raises ValueError with a worker's sentence when it refuses its data or diverges, and notices.GivenUp when workers
-    were lost too often.
+    Raises ValueError with a worker's sentence when it refuses its data or diverges, notices.GivenUp when workers were
+    lost too often, and Stopped after SIGTERM or Ctrl-C, KeyboardInterrupt if there was no time for a checkpoint.
     """
     from ray.exceptions import RayActorError
 
-    from pipelines import capacity, watch
+    from pipelines import capacity, notices, watch
 
     capacity.check_folders([run.folder for run in runs])
     since = {str(run.folder): journal.size(run.folder) for run in runs}
@@ -75,17 +76,18 @@ def train(runs: list[Run], launch: Launch) -> None:
     while True:
         try:
             with _interrupted_by_sigterm():
-                return _fit(runs, launch, since, lost)
+                return _fit(runs, launch, since, max(-1, launch.max_failures - lost))
         except RayActorError as problem:
             lost += 1
             if 0 <= launch.max_failures < lost:
-                raise
+                sentence = f"Ray's controller died {lost} times and --max-failures is {launch.max_failures}"
+                raise notices.GivenUp(sentence) from problem
             watch.tell(since, {"event": "restart", "cause": "loss", "reason": "Ray's controller died", "count": lost})
             logging.getLogger(__name__).debug("the controller died", exc_info=problem)
 
 
-def _fit(runs: list[Run], launch: Launch, since: dict[str, int], lost: int) -> None:
-    """Runs one controller of Ray Train to its end; `lost` is what earlier ones cost of the budget."""
+def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) -> None:
+    """Runs one controller of Ray Train to its end; `failures` is what earlier ones left of the budget."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -95,7 +97,6 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], lost: int) -> N
     elastic = launch.fewest < launch.most
     if elastic:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHORT_WAIT_SECONDS)
-    failures = launch.max_failures if launch.max_failures < 0 else launch.max_failures - lost
     settings = {
         "runs": since,
         "threads": launch.threads,
@@ -117,6 +118,8 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], lost: int) -> N
     trainer = TorchTrainer(work, train_loop_config=settings, scaling_config=scaling, run_config=config)
     try:
         trainer.fit()
+    except (SystemExit, KeyboardInterrupt) as ended:  # Ray's own answer to an interrupt, which let the workers save
+        raise _stopped(since) or KeyboardInterrupt from ended
     except TrainingFailedError as problem:
         for folder, start in since.items():
             if (sentence := _refusal(Path(folder), start)) is not None:
@@ -137,6 +140,14 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stopped(runs: dict[str, int]) -> Stopped | None:
+    """Finds after which step the workers stopped, if they had the time to."""
+    readers = [journal.Reader(Path(folder), offset=since) for folder, since in runs.items()]
+    events = [event for reader in readers for event in reader.new_events()]
+    told = [event for event in events if event["event"] in ("stopped", "start", "test")][-1:]
+    return Stopped(told[0]["reason"], told[0]["step"]) if told and told[0]["event"] == "stopped" else None
 
 
 def _refusal(folder: Path, since: int) -> str | None:

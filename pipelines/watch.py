@@ -13,9 +13,10 @@ import ray
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.controller.state import ReschedulingState, ResizingState, RestartingState
 
 from pipelines import notices
-from pipelines.journal import Event, Journal, size
+from pipelines.journal import Event, Journal, has_ended
 from pipelines.stopping import Stopped
 
 PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
@@ -81,7 +82,7 @@ class Watch(WorkerGroupCallback, ControllerCallback):
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Looks at the cluster as it is now when a group is to be started again."""
-        if self._elastic and current_state.needs_new_run_attempt():
+        if self._elastic and isinstance(current_state, RestartingState | ReschedulingState | ResizingState):
             self._freshen()
 
     def _stop(self, reason: str) -> None:
@@ -100,14 +101,16 @@ class Watch(WorkerGroupCallback, ControllerCallback):
 
 
 def tell(runs: dict[str, int], event: Event) -> None:
-    """Writes an event into the journal of the run that a group was at, the last that has begun.
+    """Writes an event into the journal of the run that a group is at, the first that has not ended; else nowhere.
 
     Runs are the folders in the order of training, each with its journal's size in bytes at the start.
     """
-    begun = [folder for folder, since in runs.items() if size(Path(folder)) > since]
-    journal = Journal(Path((begun or list(runs)[:1])[-1]))
-    journal.append(event)
-    journal.close()
+    for folder, since in runs.items():
+        if not has_ended(Path(folder), since):
+            journal = Journal(Path(folder))
+            journal.append(event)
+            journal.close()
+            return
 
 
 def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:

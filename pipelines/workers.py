@@ -20,11 +20,12 @@ PULSE = (
 def work(settings: dict[str, Any]) -> None:
     """Trains the runs in turn, each from its newest checkpoint; a run that this launch has finished is not repeated."""
     from pipelines import notices, runs, uploads
+    from pipelines.journal import has_ended
 
     place = _place(settings)
     for folder, since in settings["runs"].items():
         run = uploads.localize(runs.reopen(Path(folder)))
-        if _finished(run.folder, since):
+        if has_ended(run.folder, since):
             continue
         notices.begin()
         try:
@@ -46,13 +47,6 @@ def _place(settings: dict[str, Any]) -> Any:
         device = str(get_device())
     threads = settings["threads"] or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     return Place(context.get_world_rank(), context.get_world_size(), device, threads)
-
-
-def _finished(folder: Path, since: int) -> bool:
-    from pipelines.journal import Reader
-
-    reader = Reader(folder, offset=since)
-    return any(event["event"] == "test" for event in reader.new_events())
 
 
 def _train(run: Run, place: Any, settings: dict[str, Any]) -> None:

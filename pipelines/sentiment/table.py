@@ -23,7 +23,7 @@ def read(path: Path, text_column: str, label_column: str) -> list[tuple[str, str
     Raises ValueError naming file, line and the way out for anything that is not a text with a label.
     """
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"--data {str(path)!r} must be a {', '.join(SUFFIXES)} file")
+        raise ValueError(f"--data {str(path)!r} must be a {', '.join(SUFFIXES)} file; several files go with --stream")
     if not path.is_file():
         raise ValueError(f"--data {str(path)!r} is not there, or is no file")
     columns = (text_column, label_column)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayError
 
 from pipelines.sentiment import data
 from pipelines.sentiment.config import Config
@@ -29,8 +30,12 @@ def test_ray_data_numbers_files_as_one_process_does(
     assert made["cluster"] == made["alone"] and len(made["alone"]) > 15
 
 
-def test_a_broken_row_on_the_cluster_is_one_sentence(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_broken_row_on_the_cluster_is_one_sentence(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine", "label": "good"}\n{"text": "", "label": "bad"}\n')
-    with pytest.raises(ValueError, match="line 2: the text is empty or blank"):
+    with pytest.raises(ValueError, match="line 2: the text is empty or blank") as caught:
         data.load(Config(data=str(path), stream=True))
+    assert isinstance(caught.value.__cause__, RayError)

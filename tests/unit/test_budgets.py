@@ -9,7 +9,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 
 from pipelines import notices, runs, watch
-from pipelines.journal import Journal, Reader
+from pipelines.journal import Journal, Reader, size
 from pipelines.loop import Diverged
 from pipelines.settings import Launch
 from pipelines.stopping import Stopped
@@ -26,9 +26,10 @@ def status(*errors: Exception) -> WorkerGroupPollStatus:
     return WorkerGroupPollStatus({rank: WorkerStatus(running=False, error=error) for rank, error in enumerate(errors)})
 
 
-def begin(folder: Path) -> None:
+def write(folder: Path, *kinds: str) -> None:
     journal = Journal(folder)
-    journal.append({"event": "workers", "count": 2})
+    for kind in kinds:
+        journal.append({"event": kind})
     journal.close()
 
 
@@ -52,7 +53,7 @@ def test_the_cause_is_blamed_and_not_its_victims(errors: dict[int, Exception], k
 
 
 def test_a_lost_worker_within_the_budget_is_told_and_one_more_ends_the_run(tmp_path: Path) -> None:
-    begin(tmp_path)
+    write(tmp_path, "workers")
     within, over = watching(tmp_path, failures=1), watching(tmp_path, failures=0)
     within.after_worker_group_poll_status(status(PEER, DIED))
     with pytest.raises(notices.GivenUp, match="lost 1 times and --max-failures is 0; at last, a worker died"):
@@ -84,12 +85,20 @@ def test_a_failure_that_is_seen_twice_counts_once(tmp_path: Path) -> None:
     assert len(list(Reader(tmp_path).new_events())) == 1
 
 
-def test_what_is_told_goes_into_the_run_that_the_group_was_at(tmp_path: Path) -> None:
-    first, second, third = (tmp_path / name for name in "abc")
-    for folder in (first, second):
-        begin(folder)
-    watch.tell({str(first): 0, str(second): 0, str(third): 0}, {"event": "restart"})
-    assert [event["event"] for event in Reader(second).new_events()] == ["workers", "restart"]
+def test_what_is_told_goes_into_the_run_that_the_group_is_at_and_nowhere_when_all_have_ended(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    write(first, "workers", "test")
+    write(second, "test")  # it ended before, and is continued
+    since = {str(first): 0, str(second): size(second)}
+    write(second, "workers")
+    watch.tell(since, {"event": "restart"})
+    assert [[event["event"] for event in Reader(folder).new_events()] for folder in (first, second)] == [
+        ["workers", "test"],
+        ["test", "workers", "restart"],
+    ]
+    write(second, "test")
+    watch.tell(since, {"event": "restart"})
+    assert [event["event"] for event in Reader(second).new_events()][-1] == "test"
 
 
 def test_workers_are_a_number_or_a_range() -> None:
