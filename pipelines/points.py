@@ -2,10 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.journal import Event
 
+LONGEST = 5000
+"""Characters that a tag of MLflow's may have."""
 SPEED = "train/examples_per_second"
 ORDINARY = ("loading", "start", "steps", "epoch", "testing", "test", "load", "error", "state")
 """Events that every run has; the others (resume, guard, checkpoint ...) are counted by kind as events/KIND."""
@@ -119,7 +120,7 @@ def _again(name: str) -> str:
     return f"retaken-{number + 1}/{tail}"
 
 
-def about(points: Points, once: Once) -> dict[str, Any]:
+def about(points: Points, once: Once) -> dict[str, str]:
     """Sums up what happened to a run besides its metrics: restarts, events by kind, steps taken again, last error."""
     found = {
         "eagerly.restarts": max(0, points.starts - 1),
@@ -127,4 +128,4 @@ def about(points: Points, once: Once) -> dict[str, Any]:
         "eagerly.retaken": once.retaken,
         "eagerly.error": points.error,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: str(value)[:LONGEST] for name, value in found.items() if value}

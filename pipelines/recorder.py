@@ -19,23 +19,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines import feeds, history, plots, points, registry, sealed, tracking
-from pipelines.journal import LOAD, NAME, Event, Journal, Reader
+from pipelines import feeds, history, plots, points, registry, sampling, sealed, tracking
+from pipelines.journal import LOAD, NAME, Event, Reader
 
 POLL_SECONDS = 2.0
 LONGEST_SECONDS = 30.0
 """A tracker that is away is asked again after 2 s, 4 s and so on, at most so long, for as long as training lasts."""
 FEEDS_SECONDS = 60.0
 """Other stores than MLflow may take so long at the end."""
-LOAD_SECONDS = (2.0, 10.0)
-"""Between samples of the machine's load: in a run's first two minutes, and later."""
+HURRY, HURRIED_SECONDS = "hurry", 3.0
+"""What the parent writes before it closes our standard input when the run was broken off, and what is waited then."""
 MEMORY, LOCK = "mlflow.json", ".recorder.lock"
 
 
 def main(run_dirs: list[str]) -> int:
     """Records the runs in turn; returns 1 when one could not be recorded."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job that is stopped is recorded to its end
-    closed = threading.Event()
+    closed = End()
     threading.Thread(target=_wait_for_end, args=(closed,), daemon=True).start()
     failed = False
     for run_dir in run_dirs:
@@ -55,8 +55,15 @@ def of(folder: Path) -> "Recorder":
     return TuneRecorder(folder) if (folder / trials.ABOUT).exists() else Recorder(folder)
 
 
-def _wait_for_end(closed: threading.Event) -> None:
-    sys.stdin.read()
+class End(threading.Event):
+    """Is set when the training has ended."""
+
+    is_hurried = False
+    """Whether somebody waits for the end, as after Ctrl-C; then a tracker that is away is not waited for."""
+
+
+def _wait_for_end(closed: End) -> None:
+    closed.is_hurried = HURRY in sys.stdin.read()
     closed.set()
 
 
@@ -79,8 +86,7 @@ class Recorder:
         self._told: dict[str, Any] = {}
         self._is_greeted = False
         self._readers = [Reader(run_dir), Reader(run_dir, LOAD)]
-        self._is_over = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler = sampling.Sampler(run_dir)
 
     def follow(self, closed: threading.Event) -> dict[str, Any]:
         """Waits for the run to begin, logs it while it lasts, and registers its model when it is done.
@@ -88,11 +94,11 @@ class Recorder:
         Raises ValueError with a sentence when MLflow does not take the run, or not in time after `closed`.
         """
         tracking.prepare()
-        with self._alone(closed), self._beside(closed):
+        with self._alone(closed), self._beside():
             attempts, deadline, complaint = 0, float("inf"), ""
             while True:
                 last = closed.is_set()
-                deadline = min(deadline, time.monotonic() + self._patience()) if last else deadline
+                deadline = min(deadline, time.monotonic() + self._patience(closed)) if last else deadline
                 try:
                     self._read()
                     result = self._advance(last)
@@ -109,7 +115,9 @@ class Recorder:
                     return result
                 self._wait(closed, attempts)
 
-    def _patience(self) -> float:
+    def _patience(self, closed: threading.Event) -> float:
+        if isinstance(closed, End) and closed.is_hurried:
+            return HURRIED_SECONDS
         return float(self.about["launch"].get("tracker_patience", 60.0))
 
     def _wait(self, closed: threading.Event, attempts: int) -> None:
@@ -119,7 +127,7 @@ class Recorder:
             return
         wait = min(LONGEST_SECONDS, POLL_SECONDS * 2 ** (attempts - 1)) * random.uniform(0.75, 1.25)
         if closed.is_set():
-            time.sleep(min(wait, POLL_SECONDS, self._patience() / 4 + 0.1))
+            time.sleep(min(wait, POLL_SECONDS, self._patience(closed) / 4 + 0.1))
         else:
             closed.wait(wait)
 
@@ -136,24 +144,25 @@ class Recorder:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    deadline = min(deadline, time.monotonic() + 2 * self._patience()) if closed.is_set() else deadline
+                    deadline = (
+                        min(deadline, time.monotonic() + 2 * self._patience(closed)) if closed.is_set() else deadline
+                    )
                     if time.monotonic() > deadline:
                         raise ValueError("another process records it, and has not ended") from None
                     time.sleep(0.2)
             yield
 
     @contextlib.contextmanager
-    def _beside(self, closed: threading.Event) -> Iterator[None]:
-        """Feeds the other stores, and samples the machine's load while the run lasts."""
-        if not closed.is_set():
-            self._sampler.start()
+    def _beside(self) -> Iterator[None]:
+        """Feeds the other stores, and samples the machine's load while the run lasts, but not long after it."""
+        self._sampler.start_if_live()
         beside = list(self._feeds())
         for feed in beside:
             feed.start()
         try:
             yield
         finally:
-            self._is_over.set()
+            self._sampler.end()
             for feed in beside:
                 feed.end(not self._is_trained())
             for feed in beside:
@@ -170,20 +179,6 @@ class Recorder:
             from pipelines.wandb_log import Copy
 
             yield feeds.Feed("W&B", lambda: Copy(self.run_dir, self.about, mode), self.run_dir, self._notice)
-
-    def _sample(self) -> None:
-        """Writes the machine's load into a journal of its own: an outage of MLflow makes no gap in it."""
-        while not any(event["event"] == "start" for event in Reader(self.run_dir).new_events()):
-            if self._is_over.wait(POLL_SECONDS):
-                return
-        load, journal = tracking.Load(), Journal(self.run_dir, LOAD)
-        number = sum(1 for _ in Reader(self.run_dir, LOAD).new_events())
-        began, is_last = time.monotonic(), False
-        while not is_last:
-            is_last = self._is_over.wait(LOAD_SECONDS[time.monotonic() - began > 120])
-            journal.append({"event": "load", "step": number, "metrics": load.sample()})
-            number += 1
-        journal.close()
 
     def _is_trained(self) -> bool:
         """Whether the test came after the last start: a run that is resumed when it was done tests again."""
@@ -204,9 +199,7 @@ class Recorder:
             tracking.greet()
             self._is_greeted = True
         if last or self._is_trained():
-            self._is_over.set()
-            if self._sampler.ident is not None:
-                self._sampler.join()
+            self._sampler.end()
             self._read()
         if any(event["event"] == "start" for event in self.events):
             self._tracker = self._tracker or self._start()

@@ -1,5 +1,6 @@
 """The parent's side of the recorder process; standard library only."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ class Recording:
         self._folders, self._say = folders, say
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._results: dict[str, dict[str, Any]] = {}
-        self._lock, self._is_closing = threading.Lock(), False
+        self._lock, self._is_closing, self._is_hurried = threading.Lock(), False, False
         self._process = self._start(folders)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -51,6 +52,11 @@ class Recording:
     def pid(self) -> int:
         """The recorder's process."""
         return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How the recorder ended; None while it works."""
+        return self._process.poll()
 
     def _start(self, folders: list[Path]) -> "subprocess.Popen[bytes]":
         root = str(Path(__file__).resolve().parent.parent)
@@ -92,12 +98,14 @@ class Recording:
 
     def _hang_up(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            self._process.stdin.write(b"hurry" if self._is_hurried else b"")
+            self._process.stdin.close()
 
-    def _end(self) -> None:
+    def _end(self, hurry: bool = False) -> None:
         """Lets the recorder log what is there and end, if it does in time."""
         with self._lock:
-            self._is_closing = True
+            self._is_closing, self._is_hurried = True, hurry
             self._hang_up()
         self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive():
@@ -121,9 +129,9 @@ class Recording:
         return results
 
     def abandon(self) -> None:
-        """Lets the recorder log what is there of runs that did not end, and end."""
+        """Lets the recorder log what is there of runs that did not end, and end; it waits for no tracker."""
         with self._errors:
-            self._end()
+            self._end(hurry=True)
 
     def _last_words(self) -> str:
         self._errors.seek(0)

@@ -1,7 +1,8 @@
 """Replays a search for settings into MLflow: one parent run, a child for each trial, and a plot of all."""
 
+import contextlib
 import json
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ class TuneRecorder(Recorder):
         super().__init__(run_dir)
         self._children: dict[int, TrialRecorder] = {}
         self._logged: set[int] = set()
-        self._sampler = threading.Thread(daemon=True)  # the trials' load is not the search's
 
-    def _feeds(self) -> Any:
-        return iter(())
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        yield
 
     def _advance(self, last: bool) -> dict[str, Any] | None:
         tried = trials.known(self.run_dir)

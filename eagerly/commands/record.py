@@ -31,7 +31,9 @@ def main(words: list[str]) -> int:
         return 1
     train.show([result for result in results if "version" in result])
     for result in results:
-        if result.get("unfinished"):
+        if result.get("unfinished") is False:
+            print(f"\n{result['run_dir']} is in MLflow with all its trials, as run {result['run_id']}")
+        elif result.get("unfinished"):
             where = result["run_dir"]
             print(f"\n{where} did not end: its metrics are logged; `eagerly train --resume {where}` goes on with it")
     return 0

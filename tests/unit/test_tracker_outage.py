@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import recorder, runs, tasks, tracking
+from pipelines import recorder, recording, runs, tasks, tracking
 from pipelines.journal import Journal
 from pipelines.settings import Launch
 
@@ -240,3 +240,11 @@ def test_a_tracker_that_stays_away_is_given_up_after_the_patience(store: Path, m
     with pytest.raises(ValueError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
         _record(run)
     assert time.monotonic() - began >= 0.2
+
+
+def test_a_run_that_is_broken_off_waits_for_no_tracker(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = _run(store / "run", START, _steps(0, [3.0]), tracker_patience=9999.0)
+    recorder_process = recording.Recording([run], lambda sentence: None)
+    recorder_process.abandon()
+    assert recorder_process.returncode == 1
