@@ -10,6 +10,7 @@ FIGURES = (
     ("ddp", "losses"),
     ("ddp", "accuracy"),
     ("ray_overhead",),
+    ("submit",),
     ("checkpoints",),
     ("recovery",),
     ("elastic",),

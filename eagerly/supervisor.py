@@ -71,6 +71,7 @@ class Supervisor:
         self.say(force=True)
         self._keep()
         _end_children()
+        self.log.close()
         if self.folder != self.run_dir:
             shutil.rmtree(self.folder, ignore_errors=True)
         return 128 - code if code < 0 else code
@@ -79,13 +80,26 @@ class Supervisor:
         """Notes that the job was told to stop; the jobs server signals the driver itself."""
         self.stopping = True
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
+        """Gives the driver's command: a run that is there goes on, and refuses other settings than it began with."""
+        self._bring()
         words = [sys.executable, "-m", "eagerly", "train", self.plan["task"]]
         if not (self.run_dir / runs.ABOUT).exists():
             return [*words, *self.plan["flags"], "--run-dir", str(self.run_dir)]
         self._rename_task()
         self.print(f"resumes the run in {self.run_dir}")
-        return [*words, "--resume", str(self.run_dir)]
+        return [*words, "--resume", str(self.run_dir), *self.plan["flags"]]
+
+    def _bring(self) -> None:
+        """Brings a run from its storage that began on a head which is gone."""
+        address = next((flag.partition("=")[2] for flag in self.plan["flags"] if flag.startswith("--storage=")), "")
+        if "://" in address and not (self.run_dir / runs.ABOUT).exists():
+            from pipelines import storage
+
+            try:
+                storage.fetch_run(f"{address.rstrip('/')}/{self.run_dir.name}", self.run_dir.parent)
+            except ValueError as problem:
+                self.print(f"begins anew: {problem}")
 
     def _rename_task(self) -> None:
         """Tells a run where a user's own task lies now: every submission has a folder of its own."""
@@ -97,7 +111,7 @@ class Supervisor:
     def _drive(self) -> int:
         """Runs the driver once; returns its exit code, negative for a signal."""
         driver = subprocess.Popen(
-            self._command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+            self.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
         )
         assert driver.stdout is not None
         listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)

@@ -181,6 +181,7 @@ def _order(wish: Wish, there: "Cluster", word: str, code: Path) -> "Order":
 
     here = there.is_here()
     launch, run_dir = _place(wish, there, here)
+    _check_done(wish.submit.name, run_dir)
     config = _files(wish, here)
     environment = {"MLFLOW_TRACKING_URI": _tracking(there.address, here)}
     if commit := _commit(wish.word):
@@ -188,6 +189,14 @@ def _order(wish: Wish, there: "Cluster", word: str, code: Path) -> "Order":
     own, submit = tasks.find(wish.word).config.Config(), wish.submit
     given = [*words_of(config, own), *words_of(launch, Launch())]
     return Order(submit.name, word, given, code, run_dir, submit.priority, submit.restarts, environment)
+
+
+def _check_done(name: str, run_dir: str) -> None:
+    """Raises ValueError when a name's run is done; one that is not goes on."""
+    from pipelines.journal import Reader
+
+    if run_dir and any(event["event"] == "test" for event in Reader(Path(run_dir)).new_events()):
+        raise ValueError(f"the job name {name!r} is taken by a run that is done, in {run_dir!r}; give another --name")
 
 
 def _place(wish: Wish, there: "Cluster", here: bool) -> tuple[Launch, str]:

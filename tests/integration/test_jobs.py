@@ -109,8 +109,10 @@ def _tell(desk: Desk) -> None:
     desk.outputs["status"] = desk.say("jobs", "status", "first")
     desk.outputs["stop"] = desk.say("jobs", "stop", "first")
     desk.outputs["left"] = "\n".join(" ".join(process.cmdline()) for process in those_of("runs/first"))
-    desk.outputs["wait"] = desk.say("jobs", "wait", "high")
+    until(lambda: desk.journal("high", "start"))
+    desk.facts["low started"] = len(desk.journal("low", "start"))
     desk.outputs["low"] = desk.say("jobs", "stop", "low")
+    desk.outputs["wait"] = desk.say("jobs", "wait", "high")
     desk.outputs["logs"] = desk.say("jobs", "logs", "first")
     ours = desk.cluster()
     desk.outputs["down"] = desk.say("cluster", "down")
@@ -135,8 +137,8 @@ def test_more_workers_than_there_are_processors_are_refused_and_told_what_is_the
 def test_jobs_wait_for_a_full_cluster_in_the_order_of_their_priority(desk: Desk) -> None:
     places = {line.split()[0]: line for line in desk.outputs["list"].splitlines() if line}
     assert "place 1 in the queue" in places["high"] and "place 2 in the queue" in places["low"]
+    assert desk.facts["low started"] == 0
     assert "is done" in desk.outputs["wait"] and "is stopped" in desk.outputs["low"]
-    assert not desk.journal("low", "start")
 
 
 def test_a_job_whose_driver_was_killed_goes_on_from_its_checkpoint(desk: Desk) -> None:

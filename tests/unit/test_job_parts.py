@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eagerly import supervisor
 from eagerly.cli import main
 from eagerly.commands import submit
 from pipelines import bundle, cluster, tasks, uploads
@@ -234,7 +235,7 @@ def supervise(folder: Path, driver: str, restarts: int) -> "subprocess.Popen[str
     program = f"""
 import sys, json
 from eagerly import supervisor
-supervisor.Supervisor._command = lambda self: [sys.executable, {str(folder / "driver.py")!r}, str(self.run_dir)]
+supervisor.Supervisor.command = lambda self: [sys.executable, {str(folder / "driver.py")!r}, str(self.run_dir)]
 supervisor.Supervisor._keep = lambda self: None
 sys.exit(supervisor.main(sys.argv[1:]))
 """
@@ -243,6 +244,35 @@ sys.exit(supervisor.main(sys.argv[1:]))
     return subprocess.Popen(
         [sys.executable, "-c", program, json.dumps(plan)], stdout=subprocess.PIPE, text=True, env=environment
     )
+
+
+def test_a_name_whose_run_is_there_goes_on_with_it_also_from_a_storage_when_its_head_is_gone(tmp_path: Path) -> None:
+    bucket = f"file://{tmp_path}/bucket"
+    (tmp_path / "bucket" / "j").mkdir(parents=True)
+    (tmp_path / "bucket" / "j" / "run.json").write_text('{"word": "sentiment", "id": "1"}')
+    flags = ["--epochs=3", f"--storage={bucket}"]
+    for name, there in (("j", True), ("new", False)):
+        run_dir = tmp_path / "head" / name
+        plan = {"name": name, "task": "sentiment", "flags": flags, "run_dir": str(run_dir), "restarts": 0}
+        one = supervisor.Supervisor(plan)
+        words = one.command()
+        one.log.close()
+        assert words[1:5] == ["-m", "eagerly", "train", "sentiment"]
+        assert ("--resume" in words) == there and ("--run-dir" in words) != there
+        assert str(run_dir) in words and "--epochs=3" in words
+
+
+def test_the_name_of_a_run_that_is_done_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "shared" / "j"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    words = ("sentiment", "--storage", str(tmp_path / "shared"), "--name", "j")
+    assert order(*words).run_dir == str(folder)
+    (folder / "journal.jsonl").write_text('{"event": "test"}\n')
+    with pytest.raises(
+        ValueError, match=r"the job name 'j' is taken by a run that is done, in .*; give another"
+    ):
+        order(*words)
 
 
 KILLED_TWICE = """
