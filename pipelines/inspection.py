@@ -12,6 +12,7 @@ from pipelines.examples import Data
 from pipelines.inspecting import change, costs, findings, norms, numerics, page, rows, subject, text
 from pipelines.inspecting.findings import Finding
 from pipelines.inspecting.peers import Peers
+from pipelines.place import Place
 from pipelines.settings import Settings
 from pipelines.tasks import Task
 
@@ -61,7 +62,7 @@ class Report:
 def inspect(task: Task, config: Settings, wish: Wish, out: Path, data: Data | None = None) -> Report:
     """Runs one step without changing a weight, and leaves page, text and trace in a folder that it makes.
 
-    Raises ValueError for a run without a checkpoint or of other data, and for a file whose rows make no batch.
+    Raises ValueError for a run without a checkpoint or of another task, and for a file whose rows make no batch.
     """
     if wish.threads:
         torch.set_num_threads(wish.threads)
@@ -69,7 +70,8 @@ def inspect(task: Task, config: Settings, wish: Wish, out: Path, data: Data | No
         peers = None
         if {"ddp", "compile"} & set(wish.ways):  # now, so that they import what they need while the data is read
             peers = stack.enter_context(Peers(torch.get_num_threads()))
-        looked_at = subject.prepare(task, config, data or task.data.load(config), wish.device, wish.run_dir)
+        place = Place(device=wish.device, threads=torch.get_num_threads())
+        looked_at = subject.prepare(task, config, data or task.data.load(config), place, wish.run_dir)
         if wish.file is not None:
             rows.take(looked_at, wish.file)
         out.mkdir(parents=True, exist_ok=True)

@@ -122,7 +122,8 @@ def _numerics(entry: Comparison) -> list[Finding]:
     if entry.losses is None:
         return [Finding("note", f"{entry.title}: {entry.note}.")]
     if not entry.first:
-        return [Finding("good", f"{entry.title}: all modules agree within {entry.tolerance:g}.")]
+        how = f"within {entry.tolerance:g}" if entry.tolerance else "to the last bit"
+        return [Finding("good", f"{entry.title}: all modules agree {how}.")]
     if entry.way == "again":
         return [
             Finding(

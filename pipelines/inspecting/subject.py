@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint
+from pipelines import batches, checkpoint, identity
 from pipelines.examples import Data, Draw, Split, step_seed
+from pipelines.place import Place
 from pipelines.settings import Settings
 from pipelines.tasks import Task
 
@@ -124,23 +125,23 @@ class Subject:
         return model.network.train()
 
 
-def prepare(task: Task, config: Settings, data: Data, device: str, run_dir: Path | None = None) -> Subject:
+def prepare(task: Task, config: Settings, data: Data, place: Place, run_dir: Path | None = None) -> Subject:
     """Takes the first step of a new run, or the next one of a run that has a checkpoint.
 
-    Raises ValueError when the run has no checkpoint, or learned from other data.
+    Raises ValueError when the run has no checkpoint, or one of another task; other code or data becomes a note.
     """
     torch.manual_seed(step_seed(config.seed, -1, 0))
-    model = task.model.Model.create(config, data).to(torch.device(device))
-    subject = Subject(task, config, data, model, torch.device(device), data.train, torch.zeros(0), [])
+    model = task.model.Model.create(config, data).to(torch.device(place.device))
+    subject = Subject(task, config, data, model, torch.device(place.device), data.train, torch.zeros(0), [])
     if run_dir is not None:
-        _restore(subject, run_dir)
+        _restore(subject, run_dir, place)
     plan = _plan(config, data.train, subject.epoch)
     if subject.number >= len(plan):
         subject.epoch, subject.number = subject.epoch + 1, 0
         plan = _plan(config, data.train, subject.epoch)
     subject.index = _first_part(plan[subject.number], config)
     subject.names = name_examples(subject.index)
-    subject.split = data.train.to(torch.device(device))
+    subject.split = data.train.to(torch.device(place.device))
     if len(subject.index) < len(plan[subject.number]):
         subject.notes.append(
             f"of the step's {len(plan[subject.number])} examples this is the first of --accumulate "
@@ -154,21 +155,21 @@ def name_examples(index_B: Tensor) -> list[str]:
     return [f"training example {at}" for at in index_B.tolist()]
 
 
-def _restore(subject: Subject, run_dir: Path) -> None:
+def _restore(subject: Subject, run_dir: Path, place: Place) -> None:
     found = checkpoint.latest(run_dir / "checkpoints")
     if found is None:
         raise ValueError(f"the run in {str(run_dir)!r} has no checkpoint yet; leave out --run to look at fresh weights")
     state, problems = found
-    if state["data"] != subject.data.digest:
-        raise ValueError(
-            f"{str(run_dir)!r} learned from other data (digest {state['data'][:12]}, now "
-            f"{subject.data.digest[:12]}); inspect needs the run's own"
-        )
-    subject.network.load_state_dict(state["network"])
+    now = identity.describe(subject.task, subject.config, subject.data.digest, place)
+    notes = identity.check(state.get("about"), now, str(run_dir), anyway=True)
+    subject.notes += [*problems, *(f"the checkpoint {note}" for note in notes)]
+    try:
+        subject.network.load_state_dict(state["network"])
+    except RuntimeError as problem:
+        raise ValueError(f"the checkpoint in {str(run_dir)!r} does not fit the network: {problem}") from problem
     progress = state["progress"]
     subject.epoch, subject.number, subject.step = progress["epoch"], progress["batch"], progress["step"]
     subject.origin = f"the checkpoint after step {progress['step']} of {run_dir}"
-    subject.notes += problems
     if progress["epoch"] >= subject.config.epochs or progress.get("done"):
         subject.notes.append("the run is complete; this is the step that it would take if it went on")
 

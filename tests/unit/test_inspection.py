@@ -1,6 +1,8 @@
 """What is planted in a network is named, by module, line and example; a run's next step is looked at, not changed."""
 
 import json
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -226,6 +228,23 @@ def test_saved_memory_counts_each_tensor_once_and_no_weight(tmp_path: Path) -> N
     # what first is given (5 x 1), odd (5 x 3), last (5 x 3); prediction and target (5 x 1 each); floats of 4 bytes
     assert sorted(size for _, size in kept.values()) == [20, 40, 60, 60]
     assert report.values.graph.saved_bytes == 180
+
+
+def test_the_page_works_in_a_browser_that_is_offline(tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no browser")
+    (tmp_path / "rows.jsonl").write_text('"01101"\n"1"\n')
+    look(tasks.find(PARITY), tmp_path / "out", Wish(file=tmp_path / "rows.jsonl", ways=(), batches=0, threads=1))
+    address = (tmp_path / "out" / inspection.PAGE).as_uri() + "#part-2"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
+    shown = subprocess.run(
+        [browser, *flags, offline, "--dump-dom", address], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert '<details id="part-2" open="">' in shown.stdout  # the script ran, and opened what was asked for
+    assert '<details id="part-1">' in shown.stdout
+    assert "Refused to" not in shown.stderr
 
 
 class Page(HTMLParser):
