@@ -1,7 +1,5 @@
 """Our loop, with its defaults: guards on, numbers read twice a second."""
 
-import time
-
 from benchmarks.rivals.recipe import Clock, Recipe, folder
 from pipelines import loop
 from pipelines.journal import Journal
@@ -15,7 +13,7 @@ def main() -> None:
     emit = Journal(folder()).append
     worker = loop.Worker(recipe.task, recipe.config, folder(), place, emit, recipe.data, 0)
     recipe.network = worker.network
-    clock.began = time.perf_counter()
+    clock.start()
     while worker.progress.epoch < recipe.epochs:
         worker.train_epoch()
         worker.progress.epoch, worker.progress.batch = worker.progress.epoch + 1, 0
