@@ -74,7 +74,7 @@ def run(
     emit({"event": "loading"})
     data = data or task.data.load(config)
     worker = Worker(task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
-    try:
+    with worker.saver:
         worker.resume()
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
@@ -82,10 +82,6 @@ def run(
             worker.finish_epoch()
         metrics = worker.finish() if test else {}
         worker.saver.finish()
-    except BaseException:
-        worker.saver.close()
-        raise
-    worker.saver.close(whole=True)
     return metrics
 
 
