@@ -1,11 +1,12 @@
 """The journal of a run: one JSON object a line, from which the tracker and the progress bar read."""
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 NAME = "journal.jsonl"
 LOAD = "load.jsonl"
@@ -14,25 +15,37 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """Appends events to a run's journal; each line reaches the file before `append` returns."""
+    """Appends events to a run's journal; each line reaches the file before `append` returns, unless the disk is full.
+
+    What a full disk does not take waits in memory, and goes first when there is room again.
+    """
 
     def __init__(self, run_dir: Path, name: str = NAME) -> None:
         """Opens the journal for appending; a line that a crash cut short is ended first."""
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / name
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
-        if torn:
-            self._file.write("\n")
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._waiting = b"\n" if torn else b""
 
     def append(self, event: Event) -> None:
         """Writes one event, with the time (seconds since 1970)."""
-        self._file.write(json.dumps({**event, "time": time.time()}, allow_nan=True, separators=(",", ":")) + "\n")
+        line = json.dumps({**event, "time": time.time()}, allow_nan=True, separators=(",", ":")) + "\n"
+        self._waiting += line.encode()
+        with contextlib.suppress(OSError):
+            self._write()
 
     def close(self) -> None:
-        """Makes sure that everything is on the disk, and closes."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Makes sure that everything is on the disk, and closes. Raises OSError when that is full."""
+        try:
+            self._write()
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+    def _write(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
 
 class Reader:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, saving, sharding
+from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, sharding
 from pipelines.assembly import assemble
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
@@ -24,7 +24,7 @@ from pipelines.guards import Guards, Skipped, attempt
 from pipelines.numerics import as_configured
 from pipelines.place import Place
 from pipelines.postmortem import Diverged
-from pipelines.saving import USUAL, Keeping
+from pipelines.saving import USUAL, Keeping, Saver
 from pipelines.schedules import rate
 from pipelines.settings import Settings
 from pipelines.stopping import Stopped, never
@@ -75,24 +75,19 @@ def run(
     data = data or task.data.load(config)
     begin = partial(Worker, task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
     worker = begin()
-    try:
+    with worker.saver, memory.noted(run_dir):
         worker.resume()
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
             if amendments := attempt(worker.train_epoch):
-                worker.release(amendments[-1].step)
-                worker = begin()
+                saver = worker.release(amendments[-1].step)
+                worker = begin(saver)
                 worker.guards.amendments = amendments
                 worker.resume()
             else:
                 worker.finish_epoch()
         metrics = worker.finish() if test else {}
         worker.saver.finish()
-    except BaseException as problem:
-        memory.take_note(problem, run_dir)
-        worker.saver.close()
-        raise
-    worker.saver.close(whole=True)
     return metrics
 
 
@@ -110,6 +105,7 @@ class Worker:
         checkpoint_steps: int = 0,
         stop: Callable[[], str] = never,
         keeping: Keeping = USUAL,
+        saver: Saver | None = None,
     ) -> None:
         """Makes the model, the same on every rank, and moves data and model to the device."""
         self.task, self.config, self.run_dir, self.place, self.emit = task, config, run_dir, place, emit
@@ -129,7 +125,7 @@ class Worker:
         self.window_steps = 1
         self.stop, self.stopping, self.may_save = stop, False, True
         self.about = identity.describe(task, config, data.digest, place)
-        self.saver = saving.Saver(run_dir, place, emit, keeping)
+        self.saver = saver or Saver(run_dir, place, emit, keeping)
 
     def describe(self) -> dict[str, Any]:
         """Says what is learned from what, for the journal."""
@@ -269,13 +265,12 @@ class Worker:
         if "guards" in state:
             self.guards.restore(state["guards"], self.progress.step)
 
-    def release(self, step: int) -> None:
+    def release(self, step: int) -> Saver:
         """Frees memory for another worker that goes on from a step, and deletes the checkpoints of later ones."""
         saver = self.saver
         saver.forget_after(step)
-        saver.close()
         vars(self).clear()
-        self.saver = saver
+        return saver
 
     def finish(self) -> dict[str, float]:
         """Restores the best if stopping early, calibrates, reads the test split, once, and writes the artifact."""

@@ -5,8 +5,9 @@ gradient, up to rounding. Dropout draws anew for each piece and batch norm sees 
 trajectory is another, as good one. The pieces are kept for all later steps.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,14 @@ def more_pieces(pieces: int, examples: int) -> int:
     return pieces * 2
 
 
-def take_note(problem: BaseException, run_dir: Path) -> None:
+@contextlib.contextmanager
+def noted(run_dir: Path) -> Iterator[None]:
     """Leaves the number of pieces for the run's next start, if that is what ended it."""
-    if isinstance(problem, Exhausted):
+    try:
+        yield
+    except Exhausted as problem:
         (run_dir / NAME).write_text(json.dumps({"pieces": problem.pieces}))
+        raise
 
 
 def agree(stepper: "Stepper", place: Place, emit: Callable[[dict[str, Any]], None], step: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -123,11 +124,17 @@ class Saver:
         if self._problem:
             raise ValueError(f"{self._problem}; make room, then `--resume {self.folder.parent}` goes on from the last")
 
-    def close(self, whole: bool = False) -> None:
-        """Waits for what is being written and copied to the storage; `whole` says that the run has ended."""
+    def __enter__(self) -> "Saver":
+        """Begins a run."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for what is being written, and copied to the storage, however the run ends."""
         self.wait()
         if self._mirror:
-            self._mirror.close(PATIENCE_SECONDS, whole)
+            self._mirror.close(PATIENCE_SECONDS, whole=kind is None)
             self.report()
 
     def latest(self) -> tuple[dict[str, Any], list[str]] | None:

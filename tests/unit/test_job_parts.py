@@ -269,9 +269,7 @@ def test_the_name_of_a_run_that_is_done_is_taken(tmp_path: Path) -> None:
     words = ("sentiment", "--storage", str(tmp_path / "shared"), "--name", "j")
     assert order(*words).run_dir == str(folder)
     (folder / "journal.jsonl").write_text('{"event": "test"}\n')
-    with pytest.raises(
-        ValueError, match=r"the job name 'j' is taken by a run that is done, in .*; give another"
-    ):
+    with pytest.raises(ValueError, match=r"the job name 'j' is taken by a run that is done, in .*; give another"):
         order(*words)
 
 
