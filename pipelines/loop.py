@@ -61,12 +61,10 @@ def run(
 ) -> dict[str, float]:
     """Trains, evaluates and writes the model artifact of one run; goes on from its checkpoint if it has one.
 
-    Every rank calls this with the same arguments. `emit` gets rank 0's events; `data` spares loading it again.
-    Checkpoints are written after each epoch that is not too short, and every `checkpoint_steps` steps unless that is
-    0. `stop` is asked at every window, on every rank, and gives the reason to stop or nothing; one rank's reason
-    stops all, after a checkpoint. Without `test`, as for a trial, the test split is not read and nothing released.
-    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for bad data,
-    another run's checkpoint, or one that cannot be written.
+    Every rank calls this alike. `emit` gets rank 0's events; `data` spares loading it again. Checkpoints are written
+    after each epoch that is not too short, and every `checkpoint_steps` steps. `stop` is asked at every window and
+    gives the reason to stop or nothing; one rank's reason stops all. Without `test`, nothing is released.
+    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for bad data or checkpoints.
     """
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
@@ -80,8 +78,7 @@ def run(
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
             if amendments := attempt(worker.train_epoch):
-                saver = worker.release(amendments[-1].step)
-                worker = begin(saver)
+                worker = begin(worker.release(amendments[-1].step))
                 worker.guards.amendments = amendments
                 worker.resume()
             else:
