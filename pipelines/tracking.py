@@ -231,10 +231,12 @@ class Load:
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+        from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
         self._parts: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with contextlib.suppress(Exception):  # of NVIDIA's library, where there is no GPU or none of its own
-            self._parts.append(GPUMonitor())
+        for kind in (GPUMonitor, ROCMMonitor):
+            with contextlib.suppress(Exception):  # of the makers' libraries, where there is no such GPU
+                self._parts.append(kind())
 
     def sample(self) -> dict[str, float]:
         """Gives the figures of now; those of rates are since the last sample."""
