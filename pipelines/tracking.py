@@ -1,5 +1,6 @@
 """Runs and metrics in MLflow, replayed from a run's journal so that nothing is missing and nothing doubled."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -225,15 +226,23 @@ class Load:
     """Samples this machine's processors, memory, disks, network and GPUs as MLflow names them."""
 
     def __init__(self) -> None:
-        """Finds what there is to sample."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        """Finds what there is to sample; asks no store."""
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+        from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
-        self._monitor = SystemMetricsMonitor("", tracking_uri=uri())
+        self._parts: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        for kind in (GPUMonitor, ROCMMonitor):
+            with contextlib.suppress(Exception):  # of the makers' libraries, where there is no such GPU
+                self._parts.append(kind())
 
     def sample(self) -> dict[str, float]:
         """Gives the figures of now; those of rates are since the last sample."""
-        self._monitor.collect_metrics()
-        found = self._monitor.aggregate_metrics()
-        for part in self._monitor.monitors:
+        found: dict[str, float] = {}
+        for part in self._parts:
+            part.collect_metrics()
+            found |= {name: float(value) for name, value in part.aggregate_metrics().items()}
             part.clear_metrics()
-        return {name: float(value) for name, value in found.items()}
+        return found
