@@ -142,7 +142,7 @@ def test_a_folder_that_was_uploaded_is_brought_back_whole_and_refused_when_it_is
     address, new = uploads.send(folder, f"file://{tmp_path}/bucket")
     assert new and uploads.send(folder, f"file://{tmp_path}/bucket") == (address, False)
     config = tasks.find("classifier").config.Config(data=address)
-    brought = Path(uploads.brought(config).data)
+    brought = Path(str(vars(uploads.brought(config))["data"]))
     assert uploads.digest(brought) == uploads.digest(folder) and brought != folder
     shutil.rmtree(brought.parent)
     (tmp_path / "bucket" / "data" / uploads.digest(folder) / "images" / "cat" / "1.png").write_bytes(b"torn")
@@ -210,14 +210,15 @@ def test_what_cannot_be_submitted_is_one_sentence(line: str, sentence: str, caps
 
 
 def test_the_verbs_of_jobs_say_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in (
+    lines: list[str] = [
         "jobs cancel x",
         "jobs stop",
         "jobs list x",
         "cluster down",
         "cluster sideways",
         "cluster up --cpus -2",
-    ):
+    ]
+    for line in lines:
         assert main(line.split()) == 2, line
         assert capsys.readouterr().err.startswith("eagerly: ")
 
@@ -269,9 +270,7 @@ def test_the_name_of_a_run_that_is_done_is_taken(tmp_path: Path) -> None:
     words = ("sentiment", "--storage", str(tmp_path / "shared"), "--name", "j")
     assert order(*words).run_dir == str(folder)
     (folder / "journal.jsonl").write_text('{"event": "test"}\n')
-    with pytest.raises(
-        ValueError, match=r"the job name 'j' is taken by a run that is done, in .*; give another"
-    ):
+    with pytest.raises(ValueError, match=r"the job name 'j' is taken by a run that is done, in .*; give another"):
         order(*words)
 
 
