@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Book:
         self._database.execute(TABLE)
         self._database.execute("UPDATE turns SET heard = ?", (now,))
 
-    def ask(self, need: Need, total: dict[str, float], free: dict[str, float], now: float) -> int:
+    def ask(self, need: Need, total: Mapping[str, float], free: Mapping[str, float], now: float) -> int:
         """Says whether a job may run, 0, or its place among those that wait, from 1.
 
         `total` and `free` are the cluster's CPUs and GPUs; what others than our jobs use is not free. The first in
@@ -87,7 +87,7 @@ class Book:
             "SELECT name, workers, gpu FROM turns WHERE NOT admitted ORDER BY priority DESC, since, name"
         ).fetchall()
 
-    def _admit(self, total: dict[str, float], free: dict[str, float]) -> None:
+    def _admit(self, total: Mapping[str, float], free: Mapping[str, float]) -> None:
         left: dict[str, float] = {}
         (running,) = self._database.execute("SELECT COUNT(*) FROM turns WHERE admitted").fetchone()
         for kind, column in (("CPU", "workers"), ("GPU", "workers * gpu")):

@@ -142,7 +142,7 @@ def test_a_folder_that_was_uploaded_is_brought_back_whole_and_refused_when_it_is
     address, new = uploads.send(folder, f"file://{tmp_path}/bucket")
     assert new and uploads.send(folder, f"file://{tmp_path}/bucket") == (address, False)
     config = tasks.find("classifier").config.Config(data=address)
-    brought = Path(uploads.brought(config).data)
+    brought = Path(str(vars(uploads.brought(config))["data"]))
     assert uploads.digest(brought) == uploads.digest(folder) and brought != folder
     shutil.rmtree(brought.parent)
     (tmp_path / "bucket" / "data" / uploads.digest(folder) / "images" / "cat" / "1.png").write_bytes(b"torn")
@@ -210,14 +210,15 @@ def test_what_cannot_be_submitted_is_one_sentence(line: str, sentence: str, caps
 
 
 def test_the_verbs_of_jobs_say_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in (
+    lines: list[str] = [
         "jobs cancel x",
         "jobs stop",
         "jobs list x",
         "cluster down",
         "cluster sideways",
         "cluster up --cpus -2",
-    ):
+    ]
+    for line in lines:
         assert main(line.split()) == 2, line
         assert capsys.readouterr().err.startswith("eagerly: ")
 
