@@ -93,6 +93,11 @@ def whole(folder: Path) -> list[Path]:
     return [place for place in steps(folder) if _is_whole(place)]
 
 
+def step_of(name: str) -> int:
+    """Reads the step from a checkpoint's name; a step that was taken again has a number of its own behind it."""
+    return int(name.split("-")[1])
+
+
 def prune(folder: Path, keep: int) -> None:
     """Deletes all but the newest `keep` and the best, and what was set aside."""
     found = steps(folder)
@@ -106,7 +111,7 @@ def prune(folder: Path, keep: int) -> None:
 def forget_after(folder: Path, step: int) -> None:
     """Deletes the checkpoints of later steps."""
     for place in steps(folder):
-        if int(place.name.split("-")[1]) > step:
+        if step_of(place.name) > step:
             shutil.rmtree(place, ignore_errors=True)
 
 

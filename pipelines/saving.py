@@ -164,10 +164,15 @@ class Saver:
         return (answer["found"][0], answer["found"][1]) if answer["found"] else None
 
     def forget_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps, so that a run that went back on purpose never resumes from them."""
+        """Deletes the checkpoints of later steps, so that a run that goes back on purpose never resumes from them.
+
+        The copying to a storage ends with it; another saver goes on.
+        """
         self.wait()
         if self.place.rank == 0:
             checkpoint.forget_after(self.folder, step)
+            if self._mirror:
+                self._mirror.forget_after(step)
 
     def _is_writing(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

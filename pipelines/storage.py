@@ -134,6 +134,16 @@ class Mirror:
             if self._thread.is_alive():
                 self._say(f"is slow: after {patience_seconds:.0f} s it does not have everything")
 
+    def forget_after(self, step: int) -> None:
+        """Copies what is left here, deletes the checkpoints of later steps there, and ends."""
+        self.close(LAST_ATTEMPTS * ANSWER_SECONDS, whole=False)
+        try:
+            for name in [] if self._idle else self._storage.names(f"{self._name}/checkpoints"):
+                if checkpoint.step_of(name) > step:
+                    self._storage.remove(f"{self._name}/checkpoints/{name}")
+        except OSError as problem:
+            self._say(_sentence(problem))
+
     def fetch_newer(self) -> None:
         """Brings the newest whole checkpoint here if it is newer than the whole ones here."""
         if self._idle:

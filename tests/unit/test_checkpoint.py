@@ -121,9 +121,9 @@ def test_later_steps_are_forgotten_when_a_run_goes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [("network", "weight"), ("optimizer", "state", 0, "exp_avg"), ("network", "steps")])
 def test_the_digest_sees_one_flipped_bit_of_any_tensor(path: tuple[str, ...]) -> None:
-    other = copy.deepcopy(STATE)
+    other: Any = copy.deepcopy(STATE)
     assert checkpoint.digest(other) == checkpoint.digest(STATE)
-    tensor = functools.reduce(lambda part, key: part[key], path, other)
+    tensor: torch.Tensor = functools.reduce(lambda part, key: part[key], path, other)
     tensor.reshape(-1).view(torch.uint8)[0] ^= 1
     assert checkpoint.digest(other) != checkpoint.digest(STATE)
 

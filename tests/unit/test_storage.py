@@ -9,7 +9,8 @@ import training
 from training import PARITY
 
 from pipelines import checkpoint, runs, sealed, storage, tasks
-from pipelines.saving import Keeping
+from pipelines.place import Place
+from pipelines.saving import Keeping, Saver
 from pipelines.settings import Launch
 
 EPOCHS: dict[str, Any] = {"epochs": 2, "checkpoint_steps": 5}
@@ -93,6 +94,17 @@ def test_a_run_folder_below_its_own_storage_is_not_copied_onto_itself(run_dir: P
     outcome = _train(run_dir, run_dir.parent)
     assert outcome.named("storage") == []
     assert len(checkpoint.whole(run_dir / "checkpoints")) >= 2
+
+
+def test_a_run_that_goes_back_on_purpose_forgets_what_came_later_there_too(run_dir: Path, there: Path) -> None:
+    saver = Saver(run_dir, Place(), lambda event: None, Keeping(keep=9, storage=str(there)))
+    for step in (5, 10, 15):
+        saver.save(step, {"step": step}, None)
+    saver.wait()
+    saver.forget_after(5)
+    again = Saver(run_dir, Place(), lambda event: None, Keeping(storage=str(there)))
+    assert again.latest() == ({"step": 5}, [])
+    assert [place.name for place in checkpoint.whole(there / "run" / "checkpoints")] == ["step-000000005"]
 
 
 def test_an_address_without_a_run_is_a_sentence(tmp_path: Path, there: Path) -> None:
