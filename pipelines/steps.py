@@ -160,13 +160,14 @@ class Stepper:
         counter = step * self.accumulate + own
         return step_seed(self.config.seed, counter, self.rank + piece * self.world)
 
-    def _slope(self, loss: Tensor, weight: float) -> Tensor:
-        """Gives what the gradient starts from: the loss's weight, but NaN where the loss is not finite.
+    def _slope(self, loss: Tensor, weight: float) -> Tensor | None:
+        """Gives what the gradient starts from, None for 1: the loss's weight, but NaN where the loss is not finite.
 
         The gradient then is not finite either, on every rank once it is averaged: all decide alike.
         """
-        slope = loss * 0.0 + weight if self.config.guards else torch.full_like(loss, weight)
-        return self.scaler.scale(slope)
+        if self.config.guards:
+            return self.scaler.scale((loss * 0.0).add_(weight))
+        return self.scaler.scale(torch.full_like(loss, weight)) if weight != 1.0 or self.scaler.is_enabled() else None
 
     def _apply(self, loss: Tensor) -> Tensor:
         """Takes the step, unless guards forbid it; returns the gradient's norm, 0 where nobody asked."""

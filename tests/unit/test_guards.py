@@ -12,8 +12,9 @@ import training
 from torch import Tensor
 from training import PLAIN, REGRESSION
 
-from pipelines import batches, checkpoint, loop
+from pipelines import batches, checkpoint, loop, tasks
 from pipelines.examples import Draw, Split
+from pipelines.steps import Stepper
 
 POINTS: dict[str, Any] = {"batch_size": 1, "epochs": 12, "guard_window": 10, "lr": 0.1, "checkpoint_steps": 3}
 """The regression on single points: 5 steps an epoch, 60 in all."""
@@ -116,6 +117,20 @@ def test_without_guards_the_first_such_step_ends_the_run(tmp_path: Path) -> None
         training.train(tmp_path, REGRESSION, wrap=at_steps(7), guards=False, **POINTS)
 
 
+def stepper_of(flags: dict[str, Any]) -> Stepper:
+    task = tasks.find(REGRESSION)
+    config = task.config.Config(**flags)
+    torch.manual_seed(0)
+    network = task.model.Model.create(config, task.data.load(config)).network
+    groups = [{"params": list(network.parameters())}]
+    return Stepper(network, task.train.loss, groups, config, torch.device("cpu"), 0, 1)
+
+
+def points_of_the_article() -> Split:
+    task = tasks.find(REGRESSION)
+    return task.data.load(task.config.Config()).train
+
+
 LADDERS = {
     "skip": (at_steps(7, 23), {}),
     "halve": (at_steps(21, 22), {"guard_skips": 1}),
@@ -163,3 +178,38 @@ def train_poisoned(rank: int, folder: Path, world: int = 2) -> training.Outcome:
     flags = PLAIN | {"epochs": 3, "batch_size": 512, "guard_window": 4, "guard_skips": 0, "guard_halvings": 0}
     place = training.Place(rank, world)
     return training.train(folder, place=place, wrap=poison((0, index)), **flags)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"optimizer": "adamw"}, {"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9}]
+)
+def test_what_a_gpu_decides_without_the_host_is_what_the_host_would_decide(tmp_path: Path, flags: dict) -> None:
+    """Fused optimizers read the verdict from a tensor, on a CPU as well as on a GPU."""
+    points, spoiled = points_of_the_article(), torch.tensor([0, 3])
+    steppers = [stepper_of(flags) for _ in range(2)]
+    steppers[1].skips_on_device = True
+    for stepper in steppers:
+        for step in range(6):
+            split = Poisoned(points, {(step, int(one)) for one in spoiled} if step in (0, 4) else set())
+            stepper.step(split, torch.arange(5), Draw(0, step), step, 6)
+        assert [norm.isfinite().item() for norm in stepper.take_norms()] == [False, True, True, True, False, True]
+    here, there = (list(stepper.network.parameters()) for stepper in steppers)
+    assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+    states = [stepper.state()["optimizer"]["state"] for stepper in steppers]
+    assert all(torch.equal(states[0][at][key], states[1][at][key]) for at in states[0] for key in states[0][at])
+
+
+def test_float16_skips_of_the_scaler_are_no_rungs_but_a_loss_that_is_not_finite_is(tmp_path: Path) -> None:
+    stepper = stepper_of({})
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
+    points: Any = points_of_the_article()
+    points.y = points.y * 1000  # so that the scaled gradient overflows about ten times
+    for step in range(4):
+        stepper.step(points, torch.arange(5), Draw(0, step), step, 6)
+    weights = [value.clone() for value in stepper.network.parameters()]
+    assert all(norm.isfinite() for norm in stepper.take_norms())
+    assert stepper.scaler.get_scale() == 2.0**123
+    stepper.step(Poisoned(points, {(4, 2)}), torch.arange(5), Draw(0, 4), 4, 6)
+    (norm,) = stepper.take_norms()
+    assert not norm.isfinite()
+    assert all(torch.equal(one, other) for one, other in zip(weights, stepper.network.parameters(), strict=True))

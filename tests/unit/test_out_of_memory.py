@@ -1,5 +1,9 @@
 """When memory runs out a rank cuts its micro-batches, and learns what it would have learned."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -106,6 +110,35 @@ def test_a_rank_that_runs_out_alone_recovers_alone(tmp_path: Path, pair: trainin
     both = pair.run(learn_tight, tmp_path / "pair", 1, "forward", flags)
     assert both[0].losses == pytest.approx(alone.losses, abs=1e-4)
     assert both[0].named("memory")[0]["pieces"] == 2
+
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+import torch
+import training
+torch.set_num_threads(1)
+flags = {**training.PLAIN, "epochs": 1, "batch_size": 1024, "image_size": 64}
+if sys.argv[2] == "short":
+    data = training.tasks.find("classifier").data.load(training.tasks.find("classifier").config.Config(**flags))
+    held = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (held + 700 * 2**20,) * 2)
+outcome = training.train(Path(sys.argv[1]), **flags)
+print(outcome.losses, [event["pieces"] for event in outcome.named("memory")], sep=";")
+"""
+
+
+def test_an_allocator_that_really_fails_is_met_with_pieces(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(training.ROOT), str(Path(__file__).parent)])
+    said = {}
+    for kind in ("roomy", "short"):
+        command = [sys.executable, "-c", CHILD, str(tmp_path / kind), kind]
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        said[kind] = [json.loads(part) for part in done.stdout.strip().splitlines()[-1].split(";")]
+    assert said["roomy"][1] == [] and said["short"][1]
+    assert said["short"][0] == pytest.approx(said["roomy"][0], abs=1e-4)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
