@@ -123,8 +123,16 @@ def rows(found: list[Any], config: Config, data: ImageData) -> Images:
 
 def inputs(data: ImageData) -> list[np.ndarray]:
     """Gives images of the validation split as a caller would send their pixels."""
-    index_B = torch.tensor(reference.spread(len(data.valid)))
-    images_BCHW = data.valid.batch(index_B, None).images.cpu().numpy()
+    return _sent(data.valid, reference.spread(len(data.valid)))
+
+
+def test_inputs(data: ImageData, places: list[int]) -> list[np.ndarray]:
+    """Gives some images of the test split as a caller would send their pixels."""
+    return _sent(data.test, places)
+
+
+def _sent(split: examples.Split, places: list[int]) -> list[np.ndarray]:
+    images_BCHW = split.batch(torch.tensor(places), None).images.cpu().numpy()
     return [image_CHW.transpose(1, 2, 0) for image_CHW in images_BCHW]
 
 
