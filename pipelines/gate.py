@@ -152,7 +152,8 @@ def _judge_calibration(pair: Pair, draws: Mapping[str, Floats], confidence: floa
         found.append(Calibration("Brier score", ours, theirs, difference, not difference.low <= 0))
     if "ece" in draws:
         ours, theirs = (float(_ece(answers, pair.target)(once)[0]) for answers in (pair.ours, pair.theirs))
-        difference = _interval(ours - theirs, draws["ece"], confidence)
+        centred_R = draws["ece"] - draws["ece"].mean() + ours - theirs  # a resample repeats examples, which raises it
+        difference = _interval(ours - theirs, centred_R, confidence)
         worse = not (difference.low <= 0 or difference.estimate <= ECE_MARGIN)
         found.append(Calibration("expected calibration error", ours, theirs, difference, worse))
     return tuple(found)

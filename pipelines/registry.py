@@ -1,6 +1,7 @@
 """Versions and aliases of models in MLflow's registry."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +287,7 @@ def _history(name: str) -> list[int]:
 
 
 def _client() -> Any:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=tracking.uri(), registry_uri=tracking.uri())

@@ -98,9 +98,7 @@ def read(folder: Path) -> Results | None:
         with safe_open(path, "np") as file:
             told = {name: json.loads(value) for name, value in file.metadata().items()}
             columns: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        slices = {
-            kind: np.array(names)[columns.pop(f"slice.{kind}")].tolist() for kind, names in told["slices"].items()
-        }
+        slices = {kind: (names, columns.pop(f"slice.{kind}")) for kind, names in told["slices"].items()}
         return Results(columns, told["labels"], slices, told["data_digest"])
     except Exception as problem:  # whatever a damaged file makes the reader say
         raise ValueError(f"{str(path)!r} cannot be read: {problem}") from problem
