@@ -7,13 +7,14 @@ tokenizer and labels; else its network reads the run's batches. Shapes: B exampl
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import answers, artifact, gate, registry, report, results, runs, sealed
+from pipelines import answers, artifact, gate, promotion, registry, report, results, runs, sealed
 from pipelines import verdict as verdicts
 from pipelines.answers import Incomparable
 from pipelines.examples import Data
@@ -56,14 +57,22 @@ def _judge(run_dir: Path, new: Version, old: Version, page: Path, until: float) 
     data = _data(run, found)
     with tempfile.TemporaryDirectory() as folder:
         model, labels = _champion(run, old, Path(folder) / "champion", launch)
-    kept_N, lacking = answers.comparable(found, labels, old.version)
+    unseen_N, kinship = _unseen(run, found, old)
+    known_N, lacking = answers.comparable(found, labels, old.version)
+    kept_N = unseen_N & known_N
+    if not kept_N.any():
+        raise Incomparable(f"{kinship} {' '.join(lacking)}".strip())
     source = answers.Source(run, data, model, old, until)
     places_N = np.flatnonzero(kept_N)
     columns = source.ask(places_N.tolist(), found, labels)
-    notes = (*lacking, *source.notes, _kinship(run, found, old))
+    notes = (kinship, *lacking, *source.notes)
     pair = _pair(found, columns, kept_N, new.primary)
     seed = int(sealed.hash_text(new.digest + old.digest)[:16], 16)
     verdict = gate.decide(pair, rules, seed, f"version {old.version}", notes)
+    if not kept_N.all():
+        left = f"{len(kept_N) - len(places_N)} of {len(kept_N)} test examples are left out"
+        why = "learned from them" if known_N.all() else "learned from them or does not know their labels"
+        verdict = replace(verdict, reason=f"{verdict.reason}; {left}, as version {old.version} {why}")
     inputs = source.inputs if hasattr(run.task.data, "test_inputs") else None
     report.write(page / "report.html", new, old, verdict, pair, rules, report.Shown(places_N, found.labels, inputs))
     return verdict
@@ -141,15 +150,29 @@ def _answers(columns: Columns, primary: str) -> Answers:
     return Answers(scores_N, columns.get("guess"), columns.get("confidence"), columns.get("brier"))
 
 
-def _kinship(run: Run, found: Results, old: Version) -> str:
-    """Says whether the champion may have learned from some of these test examples."""
-    facts = registry.facts(old.run_id)
-    if "data_digest" not in facts or "seed" not in facts:
-        return f"What version {old.version} learned from is not known; it may have learned from these test examples."
-    if facts["data_digest"] == found.data_digest and facts["seed"] == str(run.config.seed):
-        return f"Version {old.version} learned from the same training split: neither has seen these test examples."
-    what = "other data" if facts["data_digest"] != found.data_digest else f"another split (seed {facts['seed']})"
-    return (
-        f"Version {old.version} learned from {what}: it may have learned from some of these test examples, which "
-        "favours it, and where the data has moved on it may be behind on all of them."
-    )
+def _unseen(run: Run, found: Results, old: Version) -> tuple[NDArray[np.bool_], str]:
+    """Marks the test examples that the champion did not learn from [N], as far as is known, and says what is known."""
+    everything_N, facts = np.ones(len(found), np.bool_), registry.facts(old.run_id)
+    if (facts.get("data_digest"), facts.get("seed")) == (found.data_digest, str(run.config.seed)):
+        return everything_N, f"Version {old.version} learned from the same training split as the new version."
+    same_data = facts.get("data_digest") == found.data_digest
+    what = f"another split (seed {facts.get('seed')})" if same_data else "other data"
+    seen_M = _learned_from(old)
+    if found.prints is None or seen_M is None:
+        return everything_N, (
+            f"Version {old.version} learned from {what}, and which examples is not known: some of these test examples "
+            "may be among them, which favours it."
+        )
+    unseen_N = np.isin(found.prints, seen_M, invert=True)
+    left = f"{int((~unseen_N).sum())} of {len(found)} test examples were among what it learned from and are left out."
+    return unseen_N, f"Version {old.version} learned from {what}: {left}"
+
+
+def _learned_from(old: Version) -> NDArray[np.int64] | None:
+    """Reads the fingerprints that the champion's run left in MLflow; None where there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            theirs = results.read(registry.attached(old.run_id, promotion.FOLDER, Path(folder)))
+        except ValueError:
+            return None
+    return theirs.seen if theirs else None

@@ -34,7 +34,8 @@ def write(
     save_file({name: value.cpu().contiguous() for name, value in sums.items()}, run_dir / STATISTICS)
     if columns:
         slices = task.data.slices(data) if hasattr(task.data, "slices") else {}
-        results.write(run_dir, columns, getattr(data, "labels", []), slices, data.digest)
+        prints = task.data.fingerprints(data) if hasattr(task.data, "fingerprints") else None
+        results.write(run_dir, columns, data, slices, prints)
     if hasattr(task.train, "baselines"):
         metrics = metrics | task.train.baselines(data, config)
     folder = run_dir / "artifact"

@@ -19,10 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines import collectives
+from pipelines.examples import Data
 
 FILE = "examples.safetensors"
 WHOLE = ("target", "guess")
 """Columns of whole numbers: which label is true, and which came first."""
+SLICE, PRINT, SEEN = "slice.", "fingerprint", "learned_from"
+"""Names of what lies in the file beside the columns; the first is followed by a kind of slices."""
+Prints = tuple[Tensor, Tensor]
 Slices = Mapping[str, Sequence[str]]
 """By kind, as `language`, the name of the slice that each test example belongs to."""
 
@@ -38,6 +42,10 @@ class Results:
     slices: dict[str, tuple[list[str], NDArray[np.int32]]]
     """By kind, the names of its slices, and which of them each example belongs to [N]."""
     data_digest: str
+    prints: NDArray[np.int64] | None = None
+    """Fingerprints of the test examples [N], where the task gives them."""
+    seen: NDArray[np.int64] | None = None
+    """Fingerprints of the examples that the model learned from or was chosen by."""
 
     def __len__(self) -> int:
         """How many test examples there are."""
@@ -74,19 +82,25 @@ def gather(parts: list[dict[str, Tensor]], own: list[Tensor], count: int, world:
     return dict(zip(names, table_NM.cpu().unbind(1), strict=True))
 
 
-def write(folder: Path, columns: Mapping[str, Tensor], labels: Sequence[str], slices: Slices, data_digest: str) -> None:
-    """Writes the results of a run into its folder; raises ValueError for slices that do not fit the split."""
+def write(folder: Path, columns: Mapping[str, Tensor], data: Data, slices: Slices, prints: Prints | None) -> None:
+    """Writes the results of a run into its folder; raises ValueError for slices that do not fit the test split.
+
+    `prints` are fingerprints of what was learned from, and of the test split.
+    """
     kept = {name: column_N.to(torch.int32 if name in WHOLE else torch.float64) for name, column_N in columns.items()}
-    count, facts = len(next(iter(kept.values()))), {"labels": list(labels), "data_digest": data_digest}
-    names: dict[str, list[str]] = {}
+    facts = {"labels": list(getattr(data, "labels", [])), "data_digest": data.digest}
+    kinds: dict[str, list[str]] = {}
     for kind, slice_N in slices.items():
-        if len(slice_N) != count:
-            raise ValueError(f"slices() gives {len(slice_N)} names of {kind!r}; the test split has {count} examples")
-        names[kind] = sorted(set(slice_N))
-        place = {name: at for at, name in enumerate(names[kind])}
-        kept[f"slice.{kind}"] = torch.tensor([place[name] for name in slice_N], dtype=torch.int32)
-    told = {name: json.dumps(value, ensure_ascii=False) for name, value in {**facts, "slices": names}.items()}
-    save_file({name: column_N.contiguous() for name, column_N in kept.items()}, folder / FILE, told)
+        if len(slice_N) != len(data.test):
+            raise ValueError(
+                f"slices() gives {len(slice_N)} names of {kind!r}; the test split has {len(data.test)} examples"
+            )
+        kinds[kind] = sorted(set(slice_N))
+        place = {name: at for at, name in enumerate(kinds[kind])}
+        kept[SLICE + kind] = torch.tensor([place[name] for name in slice_N], dtype=torch.int32)
+    kept |= dict(zip((SEEN, PRINT), prints, strict=True)) if prints else {}
+    told = {name: json.dumps(value, ensure_ascii=False) for name, value in {**facts, "slices": kinds}.items()}
+    save_file({name: value.cpu().contiguous() for name, value in kept.items()}, folder / FILE, told)
 
 
 def read(folder: Path) -> Results | None:
@@ -97,9 +111,10 @@ def read(folder: Path) -> Results | None:
     try:
         with safe_open(path, "np") as file:
             told = {name: json.loads(value) for name, value in file.metadata().items()}
-            columns: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        slices = {kind: (names, columns.pop(f"slice.{kind}")) for kind, names in told["slices"].items()}
-        return Results(columns, told["labels"], slices, told["data_digest"])
+            found: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        slices = {kind: (names, found.pop(SLICE + kind)) for kind, names in told["slices"].items()}
+        prints, seen = found.pop(PRINT, None), found.pop(SEEN, None)
+        return Results(found, told["labels"], slices, told["data_digest"], prints, seen)
     except Exception as problem:  # whatever a damaged file makes the reader say
         raise ValueError(f"{str(path)!r} cannot be read: {problem}") from problem
 

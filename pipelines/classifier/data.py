@@ -19,6 +19,8 @@ from pipelines.classifier.config import Config
 VALID_SHARE = 0.1
 VALID_MOST = 2_500
 """Of a set with its own test split, a tenth of the training images validate, at most this many."""
+CHUNK = 1024
+"""Images that are looked at together."""
 MIRRORED = ("fashion-mnist", "cifar10")
 """Built-in sets whose images mean the same when left and right are swapped."""
 
@@ -129,6 +131,18 @@ def inputs(data: ImageData) -> list[np.ndarray]:
 def test_inputs(data: ImageData, places: list[int]) -> list[np.ndarray]:
     """Gives some images of the test split as a caller would send their pixels."""
     return _sent(data.test, places)
+
+
+def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
+    """Gives the fingerprints of the images that are learned from, validation among them, and of the test split's."""
+    train, valid, test = (_prints(split) for split in (data.train, data.valid, data.test))
+    return torch.cat([train, valid]), test
+
+
+def _prints(split: examples.Split) -> Tensor:
+    parts = torch.arange(len(split)).split(CHUNK)
+    pixels = (split.batch(index_B, None).images.cpu().numpy() for index_B in parts)
+    return examples.fingerprints(image_CHW.tobytes() for images_BCHW in pixels for image_CHW in images_BCHW)
 
 
 def _sent(split: examples.Split, places: list[int]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import reference
+from pipelines import examples, reference
 from pipelines.examples import Data, Draw, digest, permutation
 from pipelines.results import bands
 from pipelines.sentiment import bpe, encoder, ngrams, table
@@ -62,6 +62,8 @@ class LabelledData(Data):
     reader: Reader
     valid_texts: list[str]
     test_texts: list[str]
+    train_prints: Tensor
+    """Fingerprints of the training texts."""
 
 
 def load(config: Config) -> LabelledData:
@@ -90,7 +92,8 @@ def load(config: Config) -> LabelledData:
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
     held = ([texts[row] for row in part] for part in parts[1:])
-    return LabelledData(train, valid, test, content, name, labels, reader, *held)
+    prints = _prints([texts[row] for row in parts[0]])
+    return LabelledData(train, valid, test, content, name, labels, reader, *held, prints)
 
 
 def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:
@@ -130,6 +133,15 @@ def slices(data: LabelledData) -> dict[str, list[str]]:
         "script": [script(text) for text in data.test_texts],
         "length": bands(sizes, LENGTHS, "characters"),
     }
+
+
+def fingerprints(data: LabelledData) -> tuple[Tensor, Tensor]:
+    """Gives the fingerprints of the texts that are learned from, validation among them, and of the test split's."""
+    return torch.cat([data.train_prints, _prints(data.valid_texts)]), _prints(data.test_texts)
+
+
+def _prints(texts: list[str]) -> Tensor:
+    return examples.fingerprints(text.encode("utf-8", "surrogatepass") for text in texts)
 
 
 def script(text: str) -> str:
