@@ -56,7 +56,7 @@ def comparable(found: Results, labels: list[str], version: int) -> tuple[NDArray
     )
     if kept_N.mean() < LEAST_SHARE:
         raise Incomparable(what)
-    return kept_N, [f"{what[0].upper()}{what[1:]}: those examples are left out."]
+    return kept_N, [f"{what[0].upper()}{what[1:]}: they are left out."]
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.gate import BINS
+from pipelines.gate import BINS, bins
 from pipelines.verdict import Answers, Pair, Rules, Slice, Verdict
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def reliability(pair: Pair) -> "Figure":
 def _bins(answers: Answers, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gives count, mean confidence and accuracy of the bins that hold an example."""
     assert answers.confidence is not None, "calibration is of a task with labels"
-    bin_N = np.clip((answers.confidence * BINS).astype(np.int64), 0, BINS - 1)
+    bin_N = bins(answers.confidence)
     count_B = np.bincount(bin_N, minlength=BINS)
     filled_B = count_B > 0
     sums = [np.bincount(bin_N, values, BINS) for values in (answers.confidence, answers.guess == pair.target)]

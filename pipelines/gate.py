@@ -116,9 +116,14 @@ def _f1(pair: Pair, answers: Answers) -> Callable[[Floats], Floats]:
 def _ece(answers: Answers, target_N: NDArray[Any] | None) -> Callable[[Floats], Floats]:
     """Makes the expected calibration error of resamples (Guo et al., 2017)."""
     assert answers.confidence is not None and target_N is not None, "calibration is of a task with labels"
-    bin_N = np.clip((answers.confidence * BINS).astype(np.int64), 0, BINS - 1)
+    bin_N = bins(answers.confidence)
     gap_N = answers.confidence - (answers.guess == target_N)
     return lambda weights_KN: np.abs(resampling.grouped(weights_KN, gap_N, bin_N, BINS)).sum(axis=1) / len(gap_N)
+
+
+def bins(confidence_N: Floats) -> Ints:
+    """Sorts confidence, 0 to 1, into BINS bins; what is no number lies in the first."""
+    return np.clip((np.nan_to_num(confidence_N) * BINS).astype(np.int64), 0, BINS - 1)
 
 
 def _interval(estimate: float, draws_R: Floats, confidence: float) -> Interval:
