@@ -19,8 +19,6 @@ from pipelines.classifier.config import Config
 VALID_SHARE = 0.1
 VALID_MOST = 2_500
 """Of a set with its own test split, a tenth of the training images validate, at most this many."""
-CHUNK = 1024
-"""Images that are looked at together."""
 MIRRORED = ("fashion-mnist", "cifar10")
 """Built-in sets whose images mean the same when left and right are swapped."""
 
@@ -78,6 +76,8 @@ class ImageData(examples.Data):
     """Mean of the training split's pixels, 0 to 255, per colour."""
     std: list[float]
     """Their standard deviation; 1 where a colour never varies."""
+    prints: tuple[Tensor, Tensor]
+    """Fingerprints of the images that are learned from, and of the test split's."""
 
 
 def load(config: Config) -> ImageData:
@@ -91,6 +91,7 @@ def load(config: Config) -> ImageData:
     mirrored = config.mirror or (not config.data and config.dataset in MIRRORED)
     splits = [_images(found, part, config, mirrored) for part in parts]
     mean, std = _statistics(found.images[parts[0]])
+    train, valid, test = (examples.fingerprints(found.images[at].tobytes() for at in part) for part in parts)
     return ImageData(
         *splits,
         digest=_digest(found),
@@ -99,6 +100,7 @@ def load(config: Config) -> ImageData:
         shape=found.images.shape[1:],
         mean=mean,
         std=std,
+        prints=(torch.cat([train, valid]), test),
     )
 
 
@@ -135,14 +137,7 @@ def test_inputs(data: ImageData, places: list[int]) -> list[np.ndarray]:
 
 def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
     """Gives the fingerprints of the images that are learned from, validation among them, and of the test split's."""
-    train, valid, test = (_prints(split) for split in (data.train, data.valid, data.test))
-    return torch.cat([train, valid]), test
-
-
-def _prints(split: examples.Split) -> Tensor:
-    parts = torch.arange(len(split)).split(CHUNK)
-    pixels = (split.batch(index_B, None).images.cpu().numpy() for index_B in parts)
-    return examples.fingerprints(image_CHW.tobytes() for images_BCHW in pixels for image_CHW in images_BCHW)
+    return data.prints
 
 
 def _sent(split: examples.Split, places: list[int]) -> list[np.ndarray]:
