@@ -18,6 +18,7 @@ FIGURES = (
     ("sentiment", "scratch"),
     ("sentiment", "encoder", "--amp"),
     ("recommender",),
+    ("gate",),
     ("serving", "--pairs", "9"),
     ("serve_start",),
     ("swap",),

@@ -70,11 +70,17 @@ def error(reliability_R3: Tensor) -> float:
     return float(gaps_R.sum() / reliability_R3[:, 2].sum())
 
 
-def measure(train: ModuleType, temperature: float) -> Callable[[nn.Module, Any], dict[str, Tensor]]:
-    """Makes a task's `measure` that sees calibrated logits, and adds the reliability that they had before."""
+def measure(
+    train: ModuleType, temperature: float, see: Callable[[Tensor, Tensor], None]
+) -> Callable[[nn.Module, Any], dict[str, Tensor]]:
+    """Makes a task's `measure` that sees calibrated logits, and adds the reliability that they had before.
+
+    `see` is shown the calibrated logits and the labels too.
+    """
 
     def measured(network: nn.Module, batch: Any) -> dict[str, Tensor]:
         logits_BC, label_B = train.scored(network, batch)
+        see(logits_BC / temperature, label_B)
         return train.tally(logits_BC / temperature, label_B) | {"uncalibrated": reliability(logits_BC, label_B)}
 
     return measured

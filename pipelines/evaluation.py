@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import batches, calibration, collectives, sharding
+from pipelines import batches, calibration, collectives, results, sharding
 from pipelines.examples import Split
 from pipelines.place import Place
 
 Measure = Callable[[nn.Module, Any], dict[str, Tensor]]
+Columns = dict[str, Tensor]
+"""By name, a number for each example of a split; float64 [N]."""
 LEAST_BATCH = 256
 
 
@@ -75,16 +77,38 @@ class Evaluator:
         self.keep_up(split, len(parts), self.train.scored)
         return calibration.fit(parts, self.place.world, self.device)
 
-    def test(self, model: Any, valid: Split, test: Split) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Reads the test split; returns its statistics and metrics, calibrated first where the task has logits."""
+    def test(self, model: Any, valid: Split, test: Split) -> tuple[dict[str, Tensor], dict[str, float], Columns]:
+        """Reads the test split; returns its statistics and metrics, calibrated first where the task has logits.
+
+        Beside them it gives what the model made of each example, by name, where the task lets that be known.
+        """
+        parts: list[dict[str, Tensor]] = []
         if not hasattr(self.train, "scored"):
-            sums = self.evaluate(test)
-            return sums, {name: float(value) for name, value in self.train.metrics(sums).items()}
+            sums = self.evaluate(test, self._examined(parts))
+            metrics = {name: float(value) for name, value in self.train.metrics(sums).items()}
+            return sums, metrics, self._gather(parts, test)
         temperature = self.calibrate(valid)
         model.calibrate(temperature)
-        sums = self.evaluate(test, calibration.measure(self.train, temperature))
+
+        def see(logits_BC: Tensor, label_B: Tensor) -> None:
+            parts.append(results.of_logits(logits_BC, label_B))
+
+        sums = self.evaluate(test, calibration.measure(self.train, temperature, see))
         metrics = {name: float(value) for name, value in self.train.metrics(sums).items()}
-        return sums, metrics | {
-            "ece_uncalibrated": calibration.error(sums["uncalibrated"]),
-            "temperature": temperature,
-        }
+        metrics |= {"ece_uncalibrated": calibration.error(sums["uncalibrated"]), "temperature": temperature}
+        return sums, metrics, self._gather(parts, test)
+
+    def _examined(self, parts: list[dict[str, Tensor]]) -> Measure | None:
+        """Makes the `measure` of a task that gives each example's own numbers beside their sums."""
+        if not hasattr(self.train, "examined"):
+            return None
+
+        def measured(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+            sums, own = self.train.examined(network, batch)
+            parts.append(own)
+            return sums
+
+        return measured
+
+    def _gather(self, parts: list[dict[str, Tensor]], split: Split) -> Columns:
+        return results.gather(parts, self.share(split), len(split), self.place.world) if parts else {}

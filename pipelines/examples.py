@@ -4,6 +4,7 @@ Shapes: B examples of a batch, N examples of a split, C draws per example.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +80,12 @@ def digest(*parts: bytes) -> str:
         sha.update(len(part).to_bytes(8, "little"))
         sha.update(part)
     return sha.hexdigest()
+
+
+def fingerprints(contents: Iterable[bytes]) -> Tensor:
+    """Gives each example's content a number that hardly another content has; int64."""
+    short = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return torch.tensor([int.from_bytes(number, "little", signed=True) for number in short], dtype=torch.int64)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

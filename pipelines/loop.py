@@ -275,7 +275,7 @@ class Worker:
             if self.config.early_stopping and self.progress.best_epoch >= 0:
                 sharding.load_network(self.network, self.best)
             self.emit({"event": "testing"})
-            sums, metrics = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
+            sums, metrics, columns = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
             self.saver.finish()
             state = {**self.state(), "about": None, "metrics": metrics}
             create = self.task.model.Model.create
@@ -283,7 +283,7 @@ class Worker:
             if self.place.rank == 0:
                 self.emit({"event": "state", "digest": checkpoint.digest(state)})
                 metrics = release.write(
-                    self.task, self.config, model, self.data, self.run_dir, sums, metrics, self.emit
+                    self.task, self.config, model, self.data, self.run_dir, sums, columns, metrics, self.emit
                 )
         if self.place.world > 1:
             dist.barrier()

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines import feeds, history, plots, points, registry, sampling, sealed, tracking
+from pipelines import feeds, history, plots, points, promotion, sampling, sealed, tracking
 from pipelines.journal import LOAD, NAME, Event, Reader
 
 POLL_SECONDS = 2.0
@@ -253,10 +253,7 @@ class Recorder:
         figures = plots.draw(self.events, statistics, labels)
         plots.save(figures, self.run_dir / "plots")
         source = tracker.finish(figures, self.run_dir / "artifact", self.run_dir / NAME)
-        promotion, task = self.about["launch"]["promote"], self.about["task"]
-        version, reason = registry.register(
-            task, source, tracker.run_id, test["digest"], test["metrics"], test["primary"], promotion
-        )
+        version, reason = promotion.register(self.run_dir, self.about, test, source, tracker.run_id)
         where = {"uri": tracking.uri(), "run_id": tracker.run_id, "experiment_id": tracker.experiment_id}
         return {"run_dir": str(self.run_dir), "version": asdict(version), "reason": reason, **where}
 

@@ -1,18 +1,20 @@
 """Versions and aliases of models in MLflow's registry."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import tracking
+from pipelines import tracking, verdict
+from pipelines.verdict import Verdict
 
 CHAMPION = "champion"
 HISTORY = "eagerly.champions"
 """Tag of a registered model: the versions that were champion, oldest first, as a JSON list."""
-DIGEST, METRICS, PRIMARY = "eagerly.digest", "eagerly.metrics", "eagerly.primary"
-"""Tags of a version: the artifact's digest, its test metrics as JSON, and which of them decides."""
+DIGEST, METRICS, PRIMARY, GATE = "eagerly.digest", "eagerly.metrics", "eagerly.primary", "eagerly.gate"
+"""Tags of a version: the artifact's digest, its test metrics as JSON, which of them decides, and what the gate said."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Version:
     primary: str
     """Which metric decides about champion; higher is better."""
     champion: bool
+    gate: str = ""
+    """Why it became champion or did not, when it was registered or judged again."""
+
+
+Judge = Callable[[Version, Version], Verdict]
+"""Says whether a new version may take the champion's place."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +54,65 @@ class Aim:
 
 
 def register(
-    name: str, source: str, run_id: str, digest: str, metrics: dict[str, float], primary: str, promotion: str
+    name: str,
+    source: str,
+    run_id: str,
+    digest: str,
+    metrics: dict[str, float],
+    primary: str,
+    promotion: str,
+    judge: Judge | None = None,
 ) -> tuple[Version, str]:
     """Registers a version; returns it and a sentence that says whether it became champion and why.
 
-    `promotion` is gate (champion unless its primary test metric is worse than the champion's), always or never.
-    A run whose model was registered already, as before a retry, gets no second version.
+    `promotion` is gate, always or never. The version is there before `judge` is asked, so that nothing is lost when
+    that is cut short. A run whose model was registered already, as before a retry, gets no second version.
     """
     client = _client()
     if not _exists(name):
         client.create_registered_model(name)
-    for known in versions(name):
-        if (known.run_id, known.digest) == (run_id, digest):
-            return known, "registered before"
-    tags = {DIGEST: digest, METRICS: json.dumps(metrics), PRIMARY: primary}
-    made = client.create_model_version(name, source, run_id=run_id, tags=tags)
-    new, old = get(name, int(made.version)), _champion(name)
-    better, reason = _compare(new, old, promotion)
+    new = next((known for known in versions(name) if (known.run_id, known.digest) == (run_id, digest)), None)
+    if new is not None and new.gate:
+        return new, f"registered before: {new.gate}"
+    if new is None:
+        tags = {DIGEST: digest, METRICS: json.dumps(metrics), PRIMARY: primary}
+        new = get(name, int(client.create_model_version(name, source, run_id=run_id, tags=tags).version))
+    return settle(new, promotion, judge)
+
+
+def settle(new: Version, promotion: str, judge: Judge | None = None) -> tuple[Version, str]:
+    """Decides whether a registered version becomes champion; returns it and why, which its tag keeps.
+
+    Where there is no judge, the gate compares the primary test metrics alone.
+    """
+    old = _champion(new.name)
+    better, reason = _compare(new, old, promotion, judge or by_metric)
+    now = _champion(new.name)
+    if better and promotion == "gate" and now is not None and (old is None or now.version != old.version):
+        better, reason = False, f"not champion: version {now.version} became champion while it was judged"
     if better:
-        promote(name, new.version)
-    return get(name, new.version), reason
+        promote(new.name, new.version)
+    elif promotion == "gate":
+        reason = f"{reason}; `eagerly models promote {new.name} {new.version}` overrules"
+    _client().set_model_version_tag(new.name, str(new.version), GATE, reason)
+    return get(new.name, new.version), reason
 
 
-def _compare(new: Version, old: Version | None, promotion: str) -> tuple[bool, str]:
+def _compare(new: Version, old: Version | None, promotion: str, judge: Judge) -> tuple[bool, str]:
     if promotion == "never":
         return False, "not promoted, as --promote never asks"
     if old is None:
         return True, "champion, as there was none"
     if promotion == "always":
         return True, f"champion in place of version {old.version}, as --promote always asks"
+    found = judge(new, old)
+    return found.promoted, found.reason
+
+
+def by_metric(new: Version, old: Version) -> Verdict:
+    """Judges by the primary test metrics alone."""
     ours, theirs = new.metrics[new.primary], old.metrics.get(new.primary, float("-inf"))
-    figures = f"{new.primary} {ours:.4f} against {theirs:.4f} of version {old.version}"
-    if ours >= theirs:
-        return True, f"champion: {figures}"
-    return False, f"not champion: {figures}; `eagerly models promote {new.name} {new.version}` overrules"
+    return verdict.by_metric(new.primary, ours, theirs, 0.0, f"version {old.version}")
 
 
 def promote(name: str, version: int) -> Version:
@@ -189,12 +222,41 @@ def download(version: Version, folder: Path) -> None:
         downloaded.rmdir()
 
 
+def facts(run_id: str) -> dict[str, str]:
+    """Reads the settings that a run was logged with; empty where the run is gone."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(_client().get_run(run_id).data.params)
+    except MlflowException:
+        return {}
+
+
+def attach(run_id: str, files: list[Path], folder: str) -> None:
+    """Adds files to a run's artifacts, in a folder."""
+    client = _client()
+    for path in files:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def attached(run_id: str, folder: str, into: Path) -> Path:
+    """Copies a folder of a run's artifacts to a folder here. Raises ValueError when the run has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(_client().download_artifacts(run_id, folder, str(into)))
+    except (MlflowException, OSError) as problem:
+        raise ValueError(f"the MLflow run {run_id} has no {folder!r} among its artifacts ({problem})") from problem
+
+
 def _version(entry: Any, aliased: int | None) -> Version:
     tags = entry.tags
     metrics = json.loads(tags.get(METRICS, "{}"))
     number, primary = int(entry.version), tags.get(PRIMARY, "")
     digest = tags.get(DIGEST, "")
-    return Version(entry.name, number, entry.run_id, digest, entry.source, metrics, primary, number == aliased)
+    return Version(
+        entry.name, number, entry.run_id, digest, entry.source, metrics, primary, number == aliased, tags.get(GATE, "")
+    )
 
 
 def require(name: str) -> None:
@@ -225,6 +287,7 @@ def _history(name: str) -> list[int]:
 
 
 def _client() -> Any:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=tracking.uri(), registry_uri=tracking.uri())

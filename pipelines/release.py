@@ -1,4 +1,4 @@
-"""What a run leaves when it has learned: the model artifact and the statistics of the test split."""
+"""What a run leaves when it has learned: the model artifact, and what was seen on the test split."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines import artifact, conversion, reference
+from pipelines import artifact, conversion, reference, results
 from pipelines.examples import Data
 from pipelines.settings import Settings
 from pipelines.tasks import Task
@@ -23,14 +23,19 @@ def write(
     data: Data,
     run_dir: Path,
     sums: dict[str, Tensor],
+    columns: dict[str, Tensor],
     metrics: dict[str, float],
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, float]:
-    """Writes statistics and artifact of a run, unless they are there, and emits `test`.
+    """Writes statistics, each test example's results and the artifact of a run, and emits `test`.
 
     Returns the metrics, with those of the task's baselines where it has any.
     """
     save_file({name: value.cpu().contiguous() for name, value in sums.items()}, run_dir / STATISTICS)
+    if columns:
+        slices = task.data.slices(data) if hasattr(task.data, "slices") else {}
+        prints = task.data.fingerprints(data) if hasattr(task.data, "fingerprints") else None
+        results.write(run_dir, columns, data, slices, prints)
     if hasattr(task.train, "baselines"):
         metrics = metrics | task.train.baselines(data, config)
     folder = run_dir / "artifact"

@@ -143,7 +143,13 @@ class Launch:
     resume: str = ""
     """Folder of an earlier run to continue."""
     promote: Literal["gate", "always", "never"] = "gate"
-    """Whether the new version becomes champion; gate: if its primary test metric is no worse than the champion's."""
+    """Whether the new version becomes champion; gate: if it beats the champion on the same test examples."""
+    margin: float = 0.0
+    """What the gate wants the primary metric to be ahead by: the interval of the difference must lie above it."""
+    slice_margin: float = 0.02
+    """What the gate lets the metric fall by on a slice of the test examples, such as a class or a language."""
+    confidence: float = 0.95
+    """Confidence of the gate's intervals, above 0.5 and below 1."""
     max_failures: int = 3
     """Times that workers may be lost before the run gives up; -1 sets no limit. A preempted worker is not counted."""
     max_errors: int = 0
@@ -180,6 +186,7 @@ class Launch:
             raise ValueError(f"--storage is {self.storage!r}; it must be a folder, s3://BUCKET/... or gs://BUCKET/...")
         if self.resume_anyway and not self.resume:
             raise ValueError("--resume-anyway goes with --resume RUN_DIR")
+        self._check_gate()
         if self.local and self.most > 1:
             raise ValueError(f"--local trains in one process; --workers is {self.workers} and needs Ray or torchrun")
         if self.resume and self.run_dir:
@@ -194,6 +201,13 @@ class Launch:
     def most(self) -> int:
         """Number of workers that the run takes if the cluster has room."""
         return int(str(self.workers).rpartition(":")[2])
+
+    def _check_gate(self) -> None:
+        for name in ("margin", "slice_margin"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be finite and not negative")
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(f"--confidence is {self.confidence}; it must be above 0.5 and below 1")
 
 
 def _check_workers(workers: int | str) -> None:

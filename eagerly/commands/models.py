@@ -7,15 +7,20 @@ from eagerly import table
 if TYPE_CHECKING:
     from pipelines.registry import Version
 
-USAGE = "`eagerly models list [TASK]`, `show TASK VERSION`, `promote TASK VERSION` or `rollback TASK`"
+USAGE = (
+    "`eagerly models list [TASK]`, `show TASK VERSION`, `gate TASK VERSION`, `promote TASK VERSION`, `rollback TASK`"
+)
 HELP = """usage: eagerly models list [TASK]
        eagerly models show TASK [VERSION]
+       eagerly models gate TASK VERSION
        eagerly models promote TASK VERSION
        eagerly models rollback TASK
 
 list shows every version with its metric, digest, run and alias; show adds all test metrics of one version,
-by default the champion; promote makes a version the champion, the one that is served; rollback goes back to
-the champion before. The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder."""
+by default the champion, and why it became champion or not; gate judges a version against the champion again,
+on the test examples of its run, and promotes it if it beats the champion; promote makes a version the champion,
+the one that is served, whatever the gate says; rollback goes back to the champion before.
+The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder."""
 
 
 def main(words: list[str]) -> int:
@@ -31,6 +36,8 @@ def main(words: list[str]) -> int:
             _show(name, None)
         case ["show", name, version]:
             _show(name, _number(version))
+        case ["gate", name, version]:
+            _gate(name, _number(version))
         case ["promote", name, version]:
             _promote(name, _number(version))
         case ["rollback", name]:
@@ -75,9 +82,18 @@ def _show(name: str, number: int | None) -> None:
         ("digest", found.digest),
         ("run", found.run_id),
         ("artifact", found.source),
+        ("gate", found.gate),
         *((f"test {metric}", value) for metric, value in found.metrics.items()),
     ]
     print(table.render(("fact", "value"), facts))
+
+
+def _gate(name: str, number: int) -> None:
+    from pipelines import promotion
+
+    found, reason = promotion.judge_again(name, number)
+    print(f"{found.name} version {found.version}: {reason}")
+    print(f"report: {promotion.FOLDER}/report.html among the artifacts of MLflow run {found.run_id}")
 
 
 def _promote(name: str, number: int) -> None:

@@ -190,12 +190,14 @@ def _summary(result: dict[str, Any]) -> str:
     shown = f"{result['uri']}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
     if not result["uri"].startswith("http"):
         shown = f"{result['run_id']} in {result['uri']} (`mlflow ui` shows it)"
+    report = Path(result["run_dir"]) / "gate" / "report.html"
     return "\n".join(
         [
             "",
             table.render((version["name"], "value"), rows),
             f"run folder     {result['run_dir']}",
             f"MLflow run     {shown}",
+            *([f"gate's report  {report}, and in MLflow"] if report.exists() else []),
             f"model version  {version['name']} {version['version']}, {result['reason']}",
         ]
     )

@@ -76,6 +76,8 @@ class ImageData(examples.Data):
     """Mean of the training split's pixels, 0 to 255, per colour."""
     std: list[float]
     """Their standard deviation; 1 where a colour never varies."""
+    prints: tuple[Tensor, Tensor]
+    """Fingerprints of the images that are learned from, and of the test split's."""
 
 
 def load(config: Config) -> ImageData:
@@ -89,6 +91,7 @@ def load(config: Config) -> ImageData:
     mirrored = config.mirror or (not config.data and config.dataset in MIRRORED)
     splits = [_images(found, part, config, mirrored) for part in parts]
     mean, std = _statistics(found.images[parts[0]])
+    train, valid, test = (examples.fingerprints(found.images[at].tobytes() for at in part) for part in parts)
     return ImageData(
         *splits,
         digest=_digest(found),
@@ -97,6 +100,7 @@ def load(config: Config) -> ImageData:
         shape=found.images.shape[1:],
         mean=mean,
         std=std,
+        prints=(torch.cat([train, valid]), test),
     )
 
 
@@ -123,8 +127,21 @@ def rows(found: list[Any], config: Config, data: ImageData) -> Images:
 
 def inputs(data: ImageData) -> list[np.ndarray]:
     """Gives images of the validation split as a caller would send their pixels."""
-    index_B = torch.tensor(reference.spread(len(data.valid)))
-    images_BCHW = data.valid.batch(index_B, None).images.cpu().numpy()
+    return _sent(data.valid, reference.spread(len(data.valid)))
+
+
+def test_inputs(data: ImageData, places: list[int]) -> list[np.ndarray]:
+    """Gives some images of the test split as a caller would send their pixels."""
+    return _sent(data.test, places)
+
+
+def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
+    """Gives the fingerprints of the images that are learned from, validation among them, and of the test split's."""
+    return data.prints
+
+
+def _sent(split: examples.Split, places: list[int]) -> list[np.ndarray]:
+    images_BCHW = split.batch(torch.tensor(places), None).images.cpu().numpy()
     return [image_CHW.transpose(1, 2, 0) for image_CHW in images_BCHW]
 
 

@@ -19,11 +19,14 @@ from pipelines.recommender.config import Config
 from pipelines.recommender.histories import Histories
 from pipelines.recommender.model import Query
 from pipelines.recommender.tables import Item
+from pipelines.results import bands
 
 SAMPLE = Path(__file__).parent / "sample"
 TEST_SHARE, VALID_SHARE = 0.2, 0.1
 SEEN_SHARE = 0.9
 """Share of a user's items that a training step sees; all are to be guessed, each from the others."""
+ACTIVITY = (10, 30, 60, 100)
+"""Items at which the slices by activity end."""
 LEAST_USERS, LEAST_ITEMS, LEAST_HISTORY = 5, 20, 3
 log = logging.getLogger(__name__)
 
@@ -137,6 +140,25 @@ def rows(found: list[Any], config: Config, data: RecommenderData) -> Users:
 def inputs(data: RecommenderData) -> list[Query]:
     """Asks for recommendations to users of the data, as a caller would."""
     return [Query(user_id=data.user_ids[at]) for at in reference.spread(len(data.user_ids))]
+
+
+def test_inputs(data: RecommenderData, places: list[int]) -> list[Query]:
+    """Asks for some users of the test split, by the items they are known to have: not by name, which tells all."""
+    offsets, items = data.known.offsets.tolist(), data.known.items.tolist()
+    users = tested(data)[torch.tensor(places)].tolist()
+    return [
+        Query(item_ids=[data.catalogue[item].id for item in items[offsets[user] : offsets[user + 1]]]) for user in users
+    ]
+
+
+def slices(data: RecommenderData) -> dict[str, list[str]]:
+    """Sorts the test split's users by how many items they are known to have."""
+    return {"activity": bands(data.known.sizes()[tested(data)].tolist(), ACTIVITY, "items")}
+
+
+def tested(data: RecommenderData) -> Tensor:
+    """Lists the users of the test split, in its order; int64 [N]."""
+    return (data.held_back.sizes() > 0).nonzero().flatten()
 
 
 def _paths(config: Config) -> tuple[Path, Path]:

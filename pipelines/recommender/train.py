@@ -12,10 +12,10 @@ from torch.nn import functional
 from pipelines.recommender import ranking
 from pipelines.recommender.baselines import baselines
 from pipelines.recommender.config import Config
-from pipelines.recommender.data import Batch
+from pipelines.recommender.data import Batch, RecommenderData, tested
 from pipelines.recommender.network import FAR
 
-__all__ = ["PRIMARY", "STATIC_GRAPH", "baselines", "groups", "loss", "measure", "metrics"]
+__all__ = ["PRIMARY", "STATIC_GRAPH", "baselines", "examined", "graded", "groups", "loss", "measure", "metrics"]
 PRIMARY = "ndcg_at_10"
 STATIC_GRAPH = True
 
@@ -45,11 +45,30 @@ def _cross_entropy(scores_BI: Tensor, batch: Batch) -> Tensor:
     return losses_BI.sum(1) / batch.targets.sum(1).clamp(min=1)
 
 
-@torch.no_grad()
 def measure(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Sums the loss and the ranking metrics over a batch's users."""
+    return examined(network, batch)[0]
+
+
+@torch.no_grad()
+def examined(network: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gives the sums of `measure`, and each user's own metrics beside them."""
     scores_BI = network(batch.seen)
-    return {"loss": _cross_entropy(scores_BI, batch).double().sum(), **ranking.sums(scores_BI, batch)}
+    total, own = ranking.examined(scores_BI, batch)
+    return {"loss": _cross_entropy(scores_BI, batch).double().sum(), **total}, own
+
+
+def graded(data: RecommenderData, places: list[int], predictions: list[Any]) -> dict[str, list[float]]:
+    """Gives each user's metrics of what a model recommended to some users of the test split; 0 for an error."""
+    held_U = data.held_back.dense(tested(data)[torch.tensor(places)], len(data.catalogue))
+    place = {item.id: at for at, item in enumerate(data.catalogue)}
+    hits_BK = torch.zeros(len(places), ranking.PLACES, dtype=torch.float64)
+    for row, prediction in enumerate(predictions):
+        if not isinstance(prediction, Exception):
+            for column, (key, *_) in enumerate(prediction.items[: ranking.PLACES]):
+                hits_BK[row, column] = held_U[row, place[key]] if key in place else 0.0
+    own = ranking.each(hits_BK, held_U.sum(1))
+    return {f"{name}_at_{ranking.PLACES}": value_B.tolist() for name, value_B in own.items()}
 
 
 def metrics(sums: dict[str, Tensor]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 Shapes: B texts of a batch, N texts of a split.
 """
 
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import reference
+from pipelines import examples, reference
 from pipelines.examples import Data, Draw, digest, permutation
+from pipelines.results import bands
 from pipelines.sentiment import bpe, encoder, ngrams, table
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.reading import Reader, Texts, clean
@@ -22,6 +25,8 @@ SAMPLE_FILES = ("sentence-polarity.csv", "asap-zh.csv")
 LEAST_TEXTS = 10
 TRAIN, VALID = 0.8, 0.1
 """Shares of the distinct texts; the rest is the test split."""
+LENGTHS = (50, 100, 200, 500)
+"""Characters at which the slices by length end."""
 
 
 @dataclass
@@ -56,6 +61,9 @@ class LabelledData(Data):
     labels: list[str]
     reader: Reader
     valid_texts: list[str]
+    test_texts: list[str]
+    train_prints: Tensor
+    """Fingerprints of the training texts."""
 
 
 def load(config: Config) -> LabelledData:
@@ -83,7 +91,9 @@ def load(config: Config) -> LabelledData:
     reader = reader_of(config, [texts[row] for row in parts[0]])
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
-    return LabelledData(train, valid, test, content, name, labels, reader, [texts[row] for row in parts[1]])
+    held = ([texts[row] for row in part] for part in parts[1:])
+    prints = _prints([texts[row] for row in parts[0]])
+    return LabelledData(train, valid, test, content, name, labels, reader, *held, prints)
 
 
 def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:
@@ -109,6 +119,36 @@ def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:
 def inputs(data: LabelledData) -> list[str]:
     """Gives texts of the validation split as a caller would send them."""
     return [data.valid_texts[at] for at in reference.spread(len(data.valid_texts))]
+
+
+def test_inputs(data: LabelledData, places: list[int]) -> list[str]:
+    """Gives some texts of the test split as a caller would send them."""
+    return [data.test_texts[at] for at in places]
+
+
+def slices(data: LabelledData) -> dict[str, list[str]]:
+    """Sorts the test split's texts by script, which tells languages apart where their letters differ, and by length."""
+    sizes = [len(text) for text in data.test_texts]
+    return {
+        "script": [script(text) for text in data.test_texts],
+        "length": bands(sizes, LENGTHS, "characters"),
+    }
+
+
+def fingerprints(data: LabelledData) -> tuple[Tensor, Tensor]:
+    """Gives the fingerprints of the texts that are learned from, validation among them, and of the test split's."""
+    return torch.cat([data.train_prints, _prints(data.valid_texts)]), _prints(data.test_texts)
+
+
+def _prints(texts: list[str]) -> Tensor:
+    return examples.fingerprints(text.encode("utf-8", "surrogatepass") for text in texts)
+
+
+def script(text: str) -> str:
+    """Names the script of most of a text's letters by the first word of their Unicode names, as latin or cjk."""
+    names = (unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())
+    common = Counter(name for name in names if name).most_common(1)
+    return common[0][0].lower() if common else "no letters"
 
 
 def rows_of(config: Config) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines import artifact, registry, tracking
+from pipelines.verdict import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
 
@@ -33,14 +34,23 @@ def _save(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"labels": []}))
 
 
-def _register(
-    store: Any, name: str, accuracy: float, promotion: str = "gate", run_id: str = ""
-) -> tuple[registry.Version, str]:
+def _run() -> str:
     import mlflow
 
-    run_id = run_id or mlflow.MlflowClient(tracking.uri()).create_run("0").info.run_id
+    return mlflow.MlflowClient(tracking.uri()).create_run("0").info.run_id
+
+
+def _register(
+    store: Any,
+    name: str,
+    accuracy: float,
+    promotion: str = "gate",
+    run_id: str = "",
+    judge: registry.Judge | None = None,
+) -> tuple[registry.Version, str]:
     metrics = {"accuracy": accuracy, "loss": 1 - accuracy}
-    return registry.register(name, store["source"], run_id, store["digest"], metrics, "accuracy", promotion)
+    facts = (name, store["source"], run_id or _run(), store["digest"], metrics, "accuracy", promotion)
+    return registry.register(*facts, judge)
 
 
 def test_the_first_version_becomes_champion(store: Any) -> None:
@@ -52,18 +62,49 @@ def test_the_first_version_becomes_champion(store: Any) -> None:
     assert "first" in registry.names()
 
 
-def test_the_champion_moves_only_to_a_version_that_is_no_worse(store: Any) -> None:
-    _register(store, "moves", 0.9)
-    worse, reason = _register(store, "moves", 0.8)
-    assert not worse.champion
-    assert (
-        reason
-        == "not champion: accuracy 0.8000 against 0.9000 of version 1; `eagerly models promote moves 2` overrules"
+def test_by_the_metric_alone_the_champion_moves_only_to_a_better_version(store: Any) -> None:
+    _register(store, "moves", 0.8)
+    worse, reason = _register(store, "moves", 0.7)
+    assert not worse.champion and reason == worse.gate
+    assert reason == (
+        "not champion: accuracy 0.7000 is no better than 0.8000 of version 1, by the metric alone; "
+        "`eagerly models promote moves 2` overrules"
     )
-    same, reason = _register(store, "moves", 0.9)
-    assert same.champion and reason == "champion: accuracy 0.9000 against 0.9000 of version 1"
-    assert registry.champion("moves").version == 3
-    assert [version.champion for version in registry.versions("moves")] == [True, False, False]
+    same, reason = _register(store, "moves", 0.8)
+    assert not same.champion and "accuracy 0.8000 is no better than 0.8000" in reason
+    better, reason = _register(store, "moves", 0.9)
+    assert better.champion and reason == (
+        "champion: accuracy 0.9000 is better than 0.8000 of version 1, by the metric alone"
+    )
+    assert registry.champion("moves").version == 4
+    assert [version.champion for version in registry.versions("moves")] == [True, False, False, False]
+
+
+def test_a_champion_that_changed_while_the_gate_judged_stays(store: Any) -> None:
+    _register(store, "raced", 0.1)
+    _register(store, "raced", 0.1)
+
+    def judge(new: registry.Version, old: registry.Version) -> Verdict:
+        registry.promote("raced", 2)
+        return Verdict(True, f"champion in place of version {old.version}")
+
+    new, reason = _register(store, "raced", 0.9, judge=judge)
+    assert not new.champion and registry.champion("raced").version == 2
+    assert reason.startswith("not champion: version 2 became champion while it was judged")
+
+
+def test_a_registration_that_was_cut_short_in_the_gate_is_taken_up_again(store: Any) -> None:
+    _register(store, "cut", 0.1)
+    run_id = _run()
+
+    def dies(new: registry.Version, old: registry.Version) -> Verdict:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _register(store, "cut", 0.9, run_id=run_id, judge=dies)
+    assert not registry.get("cut", 2).champion
+    again, _ = _register(store, "cut", 0.9, run_id=run_id)
+    assert (again.version, again.champion) == (2, True)
 
 
 def test_a_metric_that_is_no_number_does_not_become_champion(store: Any) -> None:
@@ -116,7 +157,7 @@ def test_a_run_that_is_registered_again_makes_no_second_version(store: Any) -> N
     first, _ = _register(store, "once", 0.1, run_id=store["run_id"])
     again, reason = _register(store, "once", 0.1, run_id=store["run_id"])
     assert again == first
-    assert reason == "registered before"
+    assert reason == "registered before: champion, as there was none"
 
 
 def test_a_download_is_the_artifact_that_was_registered(store: Any, tmp_path: Path) -> None:

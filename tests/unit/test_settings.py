@@ -36,6 +36,9 @@ def test_a_setting_out_of_range_is_a_sentence(values: dict[str, Any], sentence: 
     [
         ({"workers": 0}, "--workers is 0; the least allowed is 1"),
         ({"threads": -1}, "--threads is -1; it must be 0 or more"),
+        ({"margin": -0.1}, "--margin is -0.1; it must be finite and not negative"),
+        ({"slice_margin": float("nan")}, "--slice-margin is nan; it must be finite and not negative"),
+        ({"confidence": 1.0}, "--confidence is 1.0; it must be above 0.5 and below 1"),
         ({"local": True, "workers": 2}, "--local trains in one process; --workers is 2"),
         ({"resume": "a", "run_dir": "b"}, "--resume continues in its own folder; leave out --run-dir"),
     ],
