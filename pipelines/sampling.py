@@ -10,7 +10,7 @@ from pipelines.journal import LOAD, NAME, Journal, Reader
 POLL_SECONDS = 2.0
 APART_SECONDS, FIRST_SECONDS = (2.0, 10.0), 120.0
 """Between samples: at first, and later."""
-LIVE_SECONDS = 60.0
+LIVE_SECONDS = 600.0
 """A journal that grew in so short a time is of a run of now, whose machine's load this one's is."""
 
 

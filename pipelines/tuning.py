@@ -97,16 +97,17 @@ class Proposer(Searcher):
     """
 
     def __init__(self, tuning: Tuning, journal: Journal, say: Callable[[str], None]) -> None:
-        """Starts a study that the search's seed fixes."""
+        """Starts a study that the search's seed fixes; one that goes on must not draw the first values again."""
         super().__init__(metric=tuning.task.train.PRIMARY, mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        earlier = trials.known(tuning.folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls a sampler that minds running trials experimental
-            sampler = optuna.samplers.TPESampler(seed=tuning.config.seed, constant_liar=True)
+            sampler = optuna.samplers.TPESampler(seed=tuning.config.seed + len(earlier), constant_liar=True)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions = {name: distribution(one) for name, one in tuning.space.items()}
         self._tuning, self._journal, self._say = tuning, journal, say
-        self._earlier = trials.known(tuning.folder)
+        self._earlier = earlier
         self._next = 0
         self._open: dict[str, tuple[Trial, optuna.trial.Trial]] = {}
         self._best = float("-inf")
