@@ -119,6 +119,8 @@ class Supervisor:
         began = time.monotonic()
         while driver.poll() is None:
             self._look()
+            if self.stopping and self.said["phase"] != "stopped":
+                self._part()
             self.say()
             if self.keeper is None and time.monotonic() - began > KEEP_AFTER_SECONDS and self._has_run():
                 self._start_keeper()
@@ -127,6 +129,13 @@ class Supervisor:
         listener.join(2.0)
         self._look()
         return driver.returncode
+
+    def _part(self) -> None:
+        """Lets the keeper upload that the job was stopped while the driver still writes its checkpoint."""
+        self.said |= {"phase": "stopped", "ended": time.time()}
+        self.say(force=True)
+        if self.keeper is not None and self.keeper.stdin is not None:
+            self.keeper.stdin.close()
 
     def _listen(self, output: IO[str]) -> None:
         for line in output:
@@ -142,7 +151,7 @@ class Supervisor:
             self.state.take(event)
             if event["event"] == "restart":
                 self.said["restarts"] += 1
-            if event["event"] in ("loading", "start", "testing", "test"):
+            if event["event"] in ("loading", "start", "testing", "test") and not self.stopping:
                 self.said["phase"] = self.state.phase
         left = self.state.seconds_left()
         self.said |= {

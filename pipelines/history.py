@@ -44,8 +44,9 @@ def follow(folder: Path, closed: threading.Event) -> None:
 
     A job that ended before there was a run gets one of its own, which holds why.
     """
-    keeper = Keeper(folder)
-    while not closed.wait(UPLOAD_SECONDS):
+    keeper, pause = Keeper(folder), 0.0
+    while not closed.wait(pause):
+        pause = UPLOAD_SECONDS
         if (folder / "mlflow.json").exists():
             with contextlib.suppress(Exception):  # tried again at the next turn
                 keeper.upload()

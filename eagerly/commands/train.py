@@ -147,23 +147,24 @@ def _through_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
     from pipelines import turns, uploads
 
-    local = [uploads.localize(run) for run in planned]
-    streams = [run for run in local if getattr(run.config, "stream", False)]
-    check = partial(_check_data, [run for run in local if run not in streams])
+    streams = [run for run in planned if getattr(run.config, "stream", False)]
+    check = partial(_check_data, [run for run in planned if run not in streams])
     if not turns.is_queued():
         check()
     ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
     with turns.turn(launch, check):
-        for run in streams:
+        for run in map(uploads.localize, streams):
             run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
         ray_launch.train(planned, launch)
 
 
 def _check_data(planned: list[Run]) -> None:
     """Refuses bad data now, not when Ray and its workers have started."""
+    from pipelines import uploads
+
     for run in planned:
         if run.config != run.task.config.Config():
-            run.task.data.load(run.config)
+            run.task.data.load(uploads.brought(run.config))
 
 
 def _say_waiting(folder: Path, sentence: str) -> None:
