@@ -17,12 +17,12 @@ from trained import ROOT, python
 from pipelines import checkpoint, loop, runs, tasks
 from pipelines.journal import Reader
 from pipelines.place import Place
+from pipelines.saving import Keeping
 from pipelines.settings import Launch
 
 KEYS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
 SERVER = "from moto.server import main; import sys; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 PARITY = str(ROOT / "examples" / "parity")
-FLAGS = ["--local", "--threads", "1", "--epochs", "4", "--checkpoint-steps", "10"]
 HALFWAY = """
 import os, signal, sys
 from pathlib import Path
@@ -120,11 +120,16 @@ def test_a_run_that_was_stopped_goes_on_on_a_machine_that_has_nothing_of_it(tmp_
     assert "runs/run/artifact/MANIFEST.json" in server.listed()
 
 
-def test_a_storage_that_goes_away_stops_no_training_and_is_said(tmp_path: Path, server: Server) -> None:
+def test_a_storage_that_is_away_stops_no_training_and_is_said(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.stop()
-    words = ["train", PARITY, *FLAGS, "--run-dir", "run", "--storage", "s3://bucket/runs", "--promote", "never"]
-    trained = python("-m", "eagerly", *words, folder=tmp_path, **_where(server, tmp_path))
-    assert trained.returncode == 0, trained.stderr
-    assert "'s3://bucket/runs' cannot be reached or written" in trained.stderr and "Traceback" not in trained.stderr
-    assert len(_events(tmp_path / "run", "state")) == len(_events(tmp_path / "run", "test")) == 1
-    assert len(checkpoint.whole(tmp_path / "run" / "checkpoints")) >= 2
+    for name, value in _where(server, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    events: list[dict[str, Any]] = []
+    task, keeping = tasks.find(PARITY), Keeping(storage="s3://bucket/runs")
+    loop.run(task, task.config.Config(epochs=2), tmp_path / "run", Place(), events.append, keeping=keeping)
+    said = [event["problem"] for event in events if event["event"] == "storage"]
+    assert len(said) == 1 and "'s3://bucket/runs' cannot be reached or written" in said[0]
+    assert [event["event"] for event in events if event["event"] in ("state", "test")] == ["state", "test"]
+    assert checkpoint.whole(tmp_path / "run" / "checkpoints")
