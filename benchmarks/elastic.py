@@ -6,6 +6,7 @@ write down what it reads. The judge is the ledger of the history that leads to t
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import runs as logs
 from pipelines import launch, ledger, runs, tasks
@@ -61,13 +62,15 @@ class Training(threading.Thread):
 
 def drain(node_id: str) -> None:
     """Tells Ray that a node is about to be taken away, as a cloud's notice does."""
-    from ray._private.worker import global_worker
+    from ray._private import worker
     from ray.core.generated import autoscaler_pb2
 
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    generated, private = cast(Any, autoscaler_pb2), cast(Any, worker)
+    reason = generated.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int((time.time() + DRAIN_SECONDS) * 1000)
-    client: Any = global_worker.gcs_client
-    accepted, why = client.drain_node(node_id, reason, "taken away by the benchmark", deadline_ms)
+    accepted, why = private.global_worker.gcs_client.drain_node(
+        node_id, reason, "taken away by the benchmark", deadline_ms
+    )
     assert accepted, why
 
 
@@ -105,7 +108,7 @@ def main() -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     how = Launch(workers="2:4", threads=1, checkpoint_steps=25, max_failures=2, resize_seconds=2)
     task = tasks.find(PARITY)
     run = runs.create(PARITY, task, task.config.Config(epochs=words.epochs, batch_size=BATCH), how, folder / "run")

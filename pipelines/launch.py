@@ -109,12 +109,9 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) 
         use_gpu=launch.gpu,
         elastic_resize_monitor_interval_s=launch.resize_seconds,
     )
-    config = RunConfig(
-        name="ray",
-        storage_path=str(runs[0].folder),
-        failure_config=FailureConfig(max_failures=-1),
-        callbacks=[Watch(since, failures, launch.max_errors, elastic)],
-    )
+    watch: Any = Watch(since, failures, launch.max_errors, elastic)  # Ray names one of its kinds of callback, takes all
+    endless = FailureConfig(max_failures=-1)
+    config = RunConfig(name="ray", storage_path=str(runs[0].folder), failure_config=endless, callbacks=[watch])
     trainer = TorchTrainer(work, train_loop_config=settings, scaling_config=scaling, run_config=config)
     try:
         trainer.fit()

@@ -72,9 +72,10 @@ def through(addresses: list[str], work: Work) -> Iterator[Part]:
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run's own display says what goes on
     rows = data.from_items([{"file": address} for address in addresses], override_num_blocks=len(addresses))
-    parts = rows.map_batches(_Packed(work), batch_size=1)
+    packed: Any = _Packed(work)
     try:
-        for batch in parts.iter_batches(batch_size=1, prefetch_batches=1):
+        batch: Any
+        for batch in rows.map_batches(packed, batch_size=1).iter_batches(batch_size=1, prefetch_batches=1):
             yield load(batch["part"][0])
     except RayError as problem:
         raise _cause(problem) from problem
