@@ -104,8 +104,10 @@ def _parse(words: list[str]) -> tuple[str, Settings, Look]:
     both.__doc__ = f"Looks inside one step of {word}."
     default = both(run.config, Look(run=str(run.folder))) if run and run.task == task else None
     parsed: Any = flags.parse(both, rest, f"eagerly inspect {word}", default)
-    if run is not None:
-        runs.check_same(run, task, runs.absolute(parsed.config))
+    if run is not None and task.name != run.task.name:
+        raise ValueError(f"{str(run.folder)!r} is a run of {run.task.name}, not of {task.name}")
+    if run is not None and runs.absolute(parsed.config) != run.config:
+        raise ValueError(f"--run looks at {str(run.folder)!r} with its own settings; leave out the flags of training")
     return word, parsed.config, parsed.look
 
 

@@ -129,9 +129,9 @@ def measure(subject: Subject, drawn: Graph, trace: Path) -> Costs:
     modules = [_module(name, module, runs, saved[name], allocated.get(name, 0)) for name, module in named]
     outside = Module(LOSS, "", 1, 0.0, 0.0, _median([run.backward.get(LOSS, 0.0) for run in runs]), 0, saved[LOSS])
     outside.forward_ms = outside.own_ms = _median([run.phases[1] - run.clock.total[NETWORK] for run in runs])
-    phases = [_median([run.phases[at] for run in runs]) for at in range(3)]
+    batch_ms, forward_ms, backward_ms = (_median([run.phases[at] for run in runs]) for at in range(3))
     called = [module for module in modules if module.calls]
-    return Costs(*phases, [*called, outside], operators, peak)
+    return Costs(batch_ms, forward_ms, backward_ms, [*called, outside], operators, peak)
 
 
 def _module(name: str, module: nn.Module, runs: list[_Times], saved_bytes: int, allocated_bytes: int) -> Module:

@@ -127,10 +127,11 @@ class _Backward:
 
     def _after(self, node: Any) -> Any:
         def see(given: Any, taken: Any) -> None:
-            for tensor in given:
-                known = self.first is not None or tensor is None or not self._clean.get(node, True)
-                if not known and not bool(tensor.detach().isfinite().all()):
-                    self.first = self.nodes[node], tensor.detach()
+            if self.first is not None or not self._clean.get(node, True):
+                return
+            found = [tensor.detach() for tensor in given if tensor is not None]
+            bad = [tensor for tensor in found if not bool(tensor.isfinite().all())]
+            self.first = (self.nodes[node], bad[0]) if bad else None
 
         return see
 

@@ -139,5 +139,6 @@ def _compiled(work: Work) -> Any:
 
     inductor.compile_threads = 1  # no further processes, which would outlive this one when it is stopped
     network = work.network.to(work.device)
-    found = compute(network, torch.compile(network), work.loss, work.batch)
+    compiled: Any = torch.compile(network)
+    found = compute(network, compiled, work.loss, work.batch)
     return found, dict(counters["graph_break"])

@@ -91,10 +91,10 @@ class Trail(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls an operator and takes down the nodes that it makes."""
-        first = torch.autograd._get_sequence_nr()
+        first = _next_number()
         result = func(*args, **(kwargs or {}))
         origin = Origin(self.current, _line(sys._getframe(1)), getattr(func, "__name__", str(func)))
-        for number in range(first, torch.autograd._get_sequence_nr()):
+        for number in range(first, _next_number()):
             self._made[number] = origin
         self.watcher.operate(origin, (args, kwargs), result)
         return result
@@ -118,11 +118,11 @@ class Trail(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             self.watcher.enter(call, module, inputs)
         self.calls.append(call)
-        self._stack.append((call, torch.autograd._get_sequence_nr()))
+        self._stack.append((call, _next_number()))
 
     def _leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         call, start = self._stack.pop()
-        self._spans.append((start, torch.autograd._get_sequence_nr(), call))
+        self._spans.append((start, _next_number(), call))
         with torch._C.DisableTorchFunction():
             self.watcher.leave(call, module, outputs)
 
@@ -154,6 +154,11 @@ def hooked(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _next_number() -> int:
+    """Tells the number that autograd gives the next node of this thread."""
+    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
 
 
 def _line(frame: FrameType | None) -> str:

@@ -82,6 +82,14 @@ def test_infinities_that_mask_are_no_alarm(tmp_path: Path) -> None:
     assert (report.values.forward, report.values.backward) == (None, None)
 
 
+def test_a_nan_after_a_mask_is_named_and_not_the_mask(tmp_path: Path) -> None:
+    code = "y = (x * self.scale).masked_fill(x > x.median(), float('-inf')).exp()\nreturn (y - 1e9).sqrt()"
+    task = planted.plant(tmp_path, "masks_and_spoils", code)
+    broken = look(task, tmp_path / "out").values.forward
+    assert broken is not None
+    assert (broken.where, broken.origin.line) == ("sqrt", planted.line_of(task, "(y - 1e9).sqrt()"))
+
+
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     task = planted.plant(tmp_path, "bad_weight")
     spoil = "cls()\n        model.network.odd.scale.data.fill_(float('nan'))\n        return model"
@@ -96,10 +104,10 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_a_branch_that_data_takes_is_named_by_node_and_by_the_example_that_took_it(tmp_path: Path) -> None:
     branch = "y = self.first(x)\nif bool((x > 0.85).any()):\n    y = self.odd(y)\nreturn self.last(y)"
     task = planted.plant(tmp_path, "branches", network=branch)
-    wish = Wish(ways=(), batches=4, threads=1)
-    report = look(task, tmp_path / "out", wish, batch_size=1)
+    wish = Wish(ways=(), batches=1, threads=1)
+    report = look(task, tmp_path / "out", wish, batch_size=3)  # five points: two batches, one of them with point 4
     takers = [batch for batch in report.batches if batch.calls.get("odd")]
-    assert len(takers) == 1  # five batches of one point each
+    assert len(takers) == 1
     changed = [batch for batch in report.batches if batch.first]
     assert changed == takers or takers == report.batches[:1]
     assert {name for batch in changed for name in batch.blame} == {"training example 4"}
