@@ -18,6 +18,8 @@ FIGURES = (
     ("sentiment", "scratch"),
     ("sentiment", "encoder", "--amp"),
     ("recommender",),
+    ("loop_overhead",),
+    ("rivals",),
     ("serving", "--pairs", "9"),
     ("serve_start",),
     ("swap",),
