@@ -202,5 +202,7 @@ class Guards:
         self.ladder = Ladder(**values, skipped=skipped)
         self._keep()
         self.kept = [old.to(now.device) for old, now in zip(state["buffers"], self.kept, strict=True)]
+        if self.amendments and self.amendments[-1].step < step:  # nothing as old was left to go back to
+            self.ladder = deepcopy(self.amendments[-1].ladder)
         self.past = [one for one in self.amendments if one.step < step]
         self.amendments = [one for one in self.amendments if one.step >= step]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import collectives
+from pipelines import collectives, sharding
 from pipelines.examples import Draw, Split
 from pipelines.guards import Ladder, Skipped
 from pipelines.place import Place
@@ -45,6 +45,8 @@ class Finding:
 
 def examine(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor, draw: Draw, step: int) -> Finding:
     """Takes this rank's share of a step again, on the bare network, and names what first is not finite."""
+    if sharding.is_sharded(network):  # ranks would wait for each other's parts
+        return Finding(part="sharded")
     network.train()
     for number, (own_B, weight) in enumerate(stepper.micro_batches(batch_B)):
         if not weight:
@@ -214,7 +216,7 @@ def _join(findings: list[Finding]) -> Finding:
     """Takes the module of the first rank that found one, and the examples of all."""
     guilty = [finding for finding in findings if finding.module]
     if not guilty:
-        return Finding()
+        return findings[0]
     examples = sorted((one for finding in guilty for one in finding.examples), key=lambda one: one["index"])
     return Finding(guilty[0].module, guilty[0].part, examples)
 
@@ -232,7 +234,7 @@ def _sentence(case: Case, found: Finding) -> str:
 
 def _cause(found: Finding) -> str:
     if not found.module:
-        return "the step taken again was finite"
+        return "a sharded network is not looked into" if found.part else "the step taken again was finite"
     where = {"batch": "the batch itself", "loss": "the loss"}.get(found.module, f"module {found.module!r}")
     part = "" if found.module == "batch" else f" (its {found.part})"
     indices = ", ".join(str(one["index"]) for one in found.examples)

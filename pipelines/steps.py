@@ -20,6 +20,8 @@ from pipelines.replica import held
 from pipelines.schedules import rate
 from pipelines.settings import Settings
 
+NOTHING = nullcontext()
+
 
 def optimizer(config: Settings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Makes the optimizer the settings name; fused kernels where PyTorch has them."""
@@ -80,7 +82,8 @@ class Stepper:
         self.norms: list[Tensor] = []
         """The gradient's norm at each step since they were last taken; not finite where the step was skipped."""
         self.skips_on_device = config.guards and config.optimizer != "rmsprop" and device.type != "cpu"
-        self._zero, self._reducing = torch.zeros((), device=device), False
+        self._zero, self._one = torch.zeros((), device=device), torch.ones((), device=device)
+        self._reducing = False
         kinds = {(type(parameter), parameter.dtype) for parameter in self.parameters}
         self._alike = len(kinds) == 1 and not any(hasattr(one, "full_tensor") for one in self.parameters)
 
@@ -144,7 +147,7 @@ class Stepper:
         for number, (own_B, weight) in enumerate(micro_batches, 1):
             seed_generators(self.device, self.seed(step, number - 1))
             last = number == len(micro_batches)
-            with held(self.network, last):
+            with held(self.network, last) if self.world > 1 else NOTHING:
                 with self.autocast():
                     part = self.loss(self.network, split.batch(own_B, draw)).float()
                 value, self._reducing = part.detach(), last and self.world > 1
@@ -166,7 +169,7 @@ class Stepper:
         The gradient then is not finite either, on every rank once it is averaged: all decide alike.
         """
         if self.config.guards:
-            return self.scaler.scale((loss * 0.0).add_(weight))
+            return self.scaler.scale(torch.add(self._one if weight == 1.0 else self._one * weight, loss, alpha=0.0))
         return self.scaler.scale(torch.full_like(loss, weight)) if weight != 1.0 or self.scaler.is_enabled() else None
 
     def _apply(self, loss: Tensor) -> Tensor:

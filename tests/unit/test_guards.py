@@ -172,10 +172,18 @@ def test_two_processes_climb_alike(tmp_path: Path, pair: training.Pair) -> None:
     assert outcomes[0].losses == pytest.approx(alone.losses, abs=1e-4, nan_ok=True)
 
 
-def train_poisoned(rank: int, folder: Path, world: int = 2) -> training.Outcome:
+def test_two_processes_stop_with_one_report(tmp_path: Path, pair: training.Pair) -> None:
+    with pytest.raises(loop.Diverged, match=r"the loss is nan at step 2; .* in the batch itself, with training examp"):
+        pair.run(train_poisoned, tmp_path, 2, 0)
+    (example,) = json.loads((tmp_path / "report.json").read_text())["examples"]
+    assert example["index"] == int(batches.training(0, 0, 1433, 512, None)[2][101])
+
+
+def train_poisoned(rank: int, folder: Path, world: int = 2, rollbacks: int = 1) -> training.Outcome:
     """Poisons one example, which one of the ranks alone sees."""
     index = int(batches.training(0, 0, 1433, 512, None)[2][101])
     flags = PLAIN | {"epochs": 3, "batch_size": 512, "guard_window": 4, "guard_skips": 0, "guard_halvings": 0}
+    flags |= {"guard_rollbacks": rollbacks}
     place = training.Place(rank, world)
     return training.train(folder, place=place, wrap=poison((0, index)), **flags)
 
