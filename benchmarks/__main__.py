@@ -16,7 +16,7 @@ FIGURES = (
     ("elastic",),
     ("elastic", "--notice"),
     ("sentiment", "scratch"),
-    ("sentiment", "encoder", "--amp", "bf16"),
+    ("sentiment", "encoder", "--amp"),
     ("recommender",),
     ("gate",),
     ("loop_overhead",),
