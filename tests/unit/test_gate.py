@@ -1,5 +1,7 @@
 """The gate refuses what is worse, equal, worse on a slice or badly calibrated, and lets through what is better."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -123,6 +125,15 @@ def test_a_better_model_that_is_much_too_sure_is_refused() -> None:
     assert not found.promoted
     assert "calibration is worse: expected calibration error +0.0" in found.reason
     assert judged(changed(theirs_N, gained=60), theirs_N, ours=0.86).promoted
+
+
+def test_a_better_model_whose_probabilities_are_worth_less_is_refused() -> None:
+    theirs_N, target_N = drawn(0, 0.8), targets()
+    ours = answers(changed(theirs_N, gained=60), target_N)
+    assert ours.brier is not None
+    pair = Pair("accuracy", replace(ours, brier=ours.brier + 0.2), answers(theirs_N, target_N), target_N)
+    found = gate.decide(pair, RULES, 0)
+    assert not found.promoted and "calibration is worse: Brier score +0." in found.reason
 
 
 def test_confidence_that_is_no_number_is_worse() -> None:
