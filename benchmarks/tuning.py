@@ -115,7 +115,7 @@ def main() -> None:
         rounds.append(play(asked.task, values, asked.max_epochs, seed % 2 == 0, examples))
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps([asdict(one) for one in rounds], indent=2))
-        print(table.render(("round", seed), list(asdict(rounds[-1]).items())), flush=True)
+        print(table.render(("round", str(seed)), list(asdict(rounds[-1]).items())), flush=True)
     ratios = [one.ratio for one in rounds]
     low, high = interval(ratios)
     same = sum(one.is_same for one in rounds)

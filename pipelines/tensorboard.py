@@ -1,5 +1,6 @@
 """TensorBoard's event files of a run, written from its journal."""
 
+import importlib
 import json
 import struct
 from pathlib import Path
@@ -61,9 +62,8 @@ class Board:
         self._writer.close()
 
     def _scalar(self, name: str, value: float, step: int, time: float) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        self._summary(Summary(value=[Summary.Value(tag=name, simple_value=value)]), step, time)
+        summary = _messages("summary").Summary
+        self._summary(summary(value=[summary.Value(tag=name, simple_value=value)]), step, time)
 
     def _describe(self, metrics: list[str]) -> None:
         from tensorboardX import summary
@@ -78,21 +78,21 @@ class Board:
         self._has_settings = True
 
     def _picture(self, name: str, png: bytes) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
-
+        summary = _messages("summary").Summary
         width, height = struct.unpack(">II", png[16:24])  # of the PNG's first chunk
-        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-        self._summary(Summary(value=[Summary.Value(tag=name, image=image)]), self._points.step)
+        image = summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        self._summary(summary(value=[summary.Value(tag=name, image=image)]), self._points.step)
 
     def _purge(self, step: int, time: float) -> None:
         """Tells TensorBoard that the run starts again from a step: what it has from there on is void."""
-        from tensorboardX.proto.event_pb2 import Event as Record
-        from tensorboardX.proto.event_pb2 import SessionLog
-
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Record(step=step, wall_time=time, session_log=start))
+        events = _messages("event")
+        start = events.SessionLog(status=events.SessionLog.START)
+        self._writer.write_event(events.Event(step=step, wall_time=time, session_log=start))
 
     def _summary(self, summary: Any, step: int = 0, time: float = 0.0) -> None:
-        from tensorboardX.proto.event_pb2 import Event as Record
+        self._writer.write_event(_messages("event").Event(step=step, wall_time=time, summary=summary))
 
-        self._writer.write_event(Record(step=step, wall_time=time, summary=summary))
+
+def _messages(name: str) -> Any:
+    """Gives a module of TensorBoard's messages, which are made when it is imported."""
+    return importlib.import_module(f"tensorboardX.proto.{name}_pb2")

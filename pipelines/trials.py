@@ -112,10 +112,8 @@ def reopen(folder: Path) -> Tuning:
     except ValueError as problem:
         raise ValueError(f"{str(folder / ABOUT)!r} is damaged: {problem}") from problem
     task = tasks.find(about["word"])
-    config, launch, search = (
-        kind(**_known(kind, about[name]))
-        for kind, name in ((task.config.Config, "config"), (Launch, "launch"), (Search, "search"))
-    )
+    config = task.config.Config(**_known(task.config.Config, about["config"]))
+    launch, search = Launch(**_known(Launch, about["launch"])), Search(**_known(Search, about["search"]))
     return Tuning(about["word"], task, config, launch, search, about["words"], folder.resolve())
 
 

@@ -93,8 +93,8 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial_and_the_plots(
     journal.close()
     closed = threading.Event()
     closed.set()
-    for _ in range(2):  # the second time adds nothing
-        result = recorder.of(folder).follow(closed)
+    recorder.of(folder).follow(closed)
+    result = recorder.of(folder).follow(closed)  # adds nothing
     client = mlflow.MlflowClient(tracking.uri())
     experiment = client.get_experiment_by_name("classifier")
     assert experiment is not None

@@ -1,5 +1,6 @@
 """TensorBoard's event files say what the journal says, whatever happened to who wrote them."""
 
+import importlib
 import json
 import shutil
 import struct
@@ -25,13 +26,12 @@ def _steps(first: int, losses: list[float]) -> dict[str, Any]:
 
 def _records(folder: Path) -> list[Any]:
     """Reads the one event file of a run as TensorBoard does: length, its checksum, an event, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
+    messages: Any = importlib.import_module("tensorboardX.proto.event_pb2")
     (file,) = (folder / "tensorboard").iterdir()
     data, at, found = file.read_bytes(), 0, []
     while at < len(data):
         (length,) = struct.unpack("<Q", data[at : at + 8])
-        found.append(Event.FromString(data[at + 12 : at + 12 + length]))
+        found.append(messages.Event.FromString(data[at + 12 : at + 12 + length]))
         at += 16 + length
     return found
 
