@@ -31,7 +31,7 @@ UPLOAD_SECONDS, LAST_SECONDS = 120.0, 1.5
 PAUSE_SECONDS = 1.0
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
-NICENESS = 10
+NICENESS = 5
 """The upload yields the processor to the training."""
 
 
@@ -200,8 +200,10 @@ class Supervisor:
 
     def _start_keeper(self) -> None:
         self._settle()
+        paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.history", str(self.folder)],
+            [sys.executable, "-P", "-m", "pipelines.history", str(self.folder)],
+            cwd=os.environ.get("EAGERLY_JOB_FOLDER") or None, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.setpriority(os.PRIO_PROCESS, self.keeper.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

@@ -62,7 +62,8 @@ class Recording:
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.recorder", *map(str, folders)],
+            [sys.executable, "-P", "-m", "pipelines.recorder", *map(str, folders)],
+            cwd=os.environ.get("EAGERLY_JOB_FOLDER") or None,  # a job's own ends with its cluster, and mlruns/ in it
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -207,15 +207,3 @@ def _answer(call: Callable[[Any], Any]) -> Any:
     except (RayActorError, GetTimeoutError) as problem:
         logging.getLogger(__name__).debug("the actor that keeps the turns does not answer", exc_info=problem)
         return None
-
-
-def main() -> None:
-    """Makes the actor ahead of the first job, as a job of its own."""
-    import ray
-
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    ray.get(actor().order.remote())
-
-
-if __name__ == "__main__":
-    main()

@@ -184,6 +184,8 @@ def _order(wish: Wish, there: "Cluster", word: str, code: Path) -> "Order":
     _check_done(wish.submit.name, run_dir)
     config = _files(wish, here)
     environment = {"MLFLOW_TRACKING_URI": _tracking(there.address, here)}
+    if here:
+        environment["EAGERLY_JOB_FOLDER"] = str(Path.cwd())  # where MLflow's own mlruns/ then is
     if commit := _commit(wish.word):
         environment["EAGERLY_COMMIT"] = commit
     own, submit = tasks.find(wish.word).config.Config(), wish.submit
