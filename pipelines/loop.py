@@ -70,8 +70,8 @@ def run(
     if place.threads:
         torch.set_num_threads(place.threads)
     emit({"event": "loading"})
-    data = data or task.data.load(config)
-    begin = partial(Worker, task, config, run_dir, place, emit, data, checkpoint_steps, stop, keeping)
+    examples: Data = data or task.data.load(config)
+    begin = partial(Worker, task, config, run_dir, place, emit, examples, checkpoint_steps, stop, keeping)
     worker = begin()
     with worker.saver, memory.noted(run_dir):
         worker.resume()

@@ -164,10 +164,7 @@ class Saver:
         return (answer["found"][0], answer["found"][1]) if answer["found"] else None
 
     def forget_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps, so that a run that goes back on purpose never resumes from them.
-
-        The copying to a storage ends with it; another saver goes on.
-        """
+        """Deletes the checkpoints of later steps, so that a run that goes back on purpose never resumes from them."""
         self.wait()
         if self.place.rank == 0:
             checkpoint.forget_after(self.folder, step)

@@ -116,7 +116,7 @@ class Mirror:
         """Says that there is something new to copy."""
         if not self._idle:
             self._woken.set()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._follow, name="storage", daemon=True)
                 self._thread.start()
 
@@ -135,7 +135,7 @@ class Mirror:
                 self._say(f"is slow: after {patience_seconds:.0f} s it does not have everything")
 
     def forget_after(self, step: int) -> None:
-        """Copies what is left here, deletes the checkpoints of later steps there, and ends."""
+        """Copies what is left here, and deletes the checkpoints of later steps there."""
         self.close(LAST_ATTEMPTS * ANSWER_SECONDS, whole=False)
         try:
             for name in [] if self._idle else self._storage.names(f"{self._name}/checkpoints"):
@@ -143,6 +143,7 @@ class Mirror:
                     self._storage.remove(f"{self._name}/checkpoints/{name}")
         except OSError as problem:
             self._say(_sentence(problem))
+        self._closing.clear()
 
     def fetch_newer(self) -> None:
         """Brings the newest whole checkpoint here if it is newer than the whole ones here."""

@@ -102,9 +102,12 @@ def test_a_run_that_goes_back_on_purpose_forgets_what_came_later_there_too(run_d
         saver.save(step, {"step": step}, None)
     saver.wait()
     saver.forget_after(5)
-    again = Saver(run_dir, Place(), lambda event: None, Keeping(storage=str(there)))
-    assert again.latest() == ({"step": 5}, [])
+    with Saver(run_dir, Place(), lambda event: None, Keeping(storage=str(there))) as again:
+        assert again.latest() == ({"step": 5}, [])
     assert [place.name for place in checkpoint.whole(there / "run" / "checkpoints")] == ["step-000000005"]
+    with saver:
+        saver.save(7, {"step": 7}, None)
+    assert [place.name[-1] for place in checkpoint.whole(there / "run" / "checkpoints")] == ["5", "7"]
 
 
 def test_an_address_without_a_run_is_a_sentence(tmp_path: Path, there: Path) -> None:
