@@ -133,9 +133,9 @@ def points_of_the_article() -> Split:
 
 LADDERS = {
     "skip": (at_steps(7, 23), {}),
-    "halve": (at_steps(21, 22), {"guard_skips": 1}),
+    "halve": (at_steps(21, 25), {"guard_skips": 1}),
     "roll back": (at_steps(14), {"guard_skips": 0, "guard_halvings": 0}),
-    "all": (at_steps(11, 12, 24, 25), {"guard_skips": 1, "guard_rollbacks": 3}),
+    "all": (at_steps(11, 14, 24, 28), {"guard_skips": 1, "guard_rollbacks": 3}),
 }
 
 
