@@ -10,6 +10,7 @@ FIGURES = (
     ("ddp", "losses"),
     ("ddp", "accuracy"),
     ("ray_overhead",),
+    ("training_speed", "--threads", "1"),
     ("submit",),
     ("checkpoints",),
     ("recovery",),
