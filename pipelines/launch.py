@@ -91,7 +91,7 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) 
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    from pipelines.watch import Watch
+    from pipelines.watch import Staying, Watch
     from pipelines.workers import work
 
     elastic = launch.fewest < launch.most
@@ -113,6 +113,9 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) 
     endless = FailureConfig(max_failures=-1)
     config = RunConfig(name="ray", storage_path=str(runs[0].folder), failure_config=endless, callbacks=[watch])
     trainer = TorchTrainer(work, train_loop_config=settings, scaling_config=scaling, run_config=config)
+    if elastic:
+        begin: Any = trainer._initialize_and_run_controller
+        trainer._initialize_and_run_controller = lambda **parts: begin(**parts | {"scaling_policy": Staying(scaling)})
     try:
         trainer.fit()
     except (SystemExit, KeyboardInterrupt) as ended:  # Ray's own answer to an interrupt, which let the workers save

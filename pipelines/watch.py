@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, ResizingState, RestartingState
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 
 from pipelines import notices
 from pipelines.journal import Event, Journal, has_ended
@@ -22,6 +23,24 @@ from pipelines.stopping import Stopped
 PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 """Words of the errors with which a collective ends when another rank is gone."""
 FRESH_SECONDS = 5.0
+
+
+class Staying(ElasticScalingPolicy):
+    """Ray's way to choose the number of workers, but for nodes that are about to leave: it would wait for their end."""
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        gone = leaving()
+        return super()._count_possible_workers(
+            {node: room for node, room in reserved_resources.items() if node not in gone}
+        )
+
+
+def leaving() -> set[str]:
+    """Names the nodes that Ray was told will be taken away."""
+    from ray._private import state
+
+    known: Any = state
+    return set(known.state.get_draining_nodes() or {})
 
 
 class Watch(WorkerGroupCallback, ControllerCallback):

@@ -126,3 +126,14 @@ def test_flags_out_of_range_are_one_sentence(flags: dict[str, object], sentence:
 def test_a_run_from_before_these_flags_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / runs.ABOUT).write_text(json.dumps({"launch": {"workers": 2, "threads": 1}}))
     assert runs.launched(tmp_path) == Launch(workers=2, threads=1)
+
+
+def test_a_node_that_is_about_to_leave_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train import ScalingConfig
+
+    policy = watch.Staying(ScalingConfig(num_workers=(2, 4)))
+    room = {"stays": {"CPU": 2.0}, "leaves": {"CPU": 2.0}}
+    monkeypatch.setattr(watch, "leaving", lambda: {"leaves"})
+    assert policy._count_possible_workers(room) == 2
+    monkeypatch.setattr(watch, "leaving", set)
+    assert policy._count_possible_workers(room) == 4
