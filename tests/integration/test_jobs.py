@@ -20,6 +20,7 @@ from pipelines.journal import Reader
 REGRESSION = str(ROOT / "examples" / "linear_regression")
 LONG = ["--epochs", "1000000", "--threads", "1"]
 PATIENCE_SECONDS = 120.0
+pytestmark = pytest.mark.timeout(900)  # the one fixture does all the work
 
 
 @dataclass
