@@ -196,7 +196,8 @@ class Stepper:
     def _norm(self) -> Tensor:
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if grads and self._alike:
-            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))  # half of get_total_norm's time
+            norms = torch._foreach_norm(grads)  # type: ignore[attr-defined]  # half of get_total_norm's time
+            return torch.linalg.vector_norm(torch.stack(norms))
         norm = nn.utils.get_total_norm(grads) if grads else self._zero
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
 

@@ -3,7 +3,7 @@
 Nothing is logged, shown, saved or evaluated; gradients are not clipped, and losses not searched for NaN, as they are
 by default. Its documentation advises to override `get_train_dataloader` and `compute_loss` for one's own of either.
 """
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 
 from typing import Any
 

@@ -59,7 +59,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_run_goes_on(tmp_path: Path
 
 @pytest.mark.parametrize("flags", [{"optimizer": "rmsprop"}, {"optimizer": "adamw"}, {"momentum": 0.9}])
 def test_a_skipped_step_leaves_weights_and_optimizer_as_if_it_had_not_been(tmp_path: Path, flags: dict) -> None:
-    short = POINTS | {"epochs": 1} | flags
+    short: dict[str, Any] = POINTS | {"epochs": 1} | flags
     skipped = training.train(tmp_path / "skipped", REGRESSION, wrap=at_steps(0, 4), **short)
     state = checkpoint.latest(tmp_path / "skipped" / "checkpoints")
     assert state is not None
@@ -107,9 +107,10 @@ def test_a_run_that_nothing_helps_stops_with_a_report_of_module_batch_and_exampl
 
 
 def test_a_run_of_nothing_but_skipped_steps_does_not_end_as_if_it_had_learned(tmp_path: Path) -> None:
+    short: dict[str, Any] = POINTS | {"epochs": 1}
     everything = poison(*((epoch, index) for epoch in range(12) for index in range(5)))
     with pytest.raises(loop.Diverged):
-        training.train(tmp_path, REGRESSION, wrap=everything, **POINTS | {"epochs": 1})
+        training.train(tmp_path, REGRESSION, wrap=everything, **short)
 
 
 def test_without_guards_the_first_such_step_ends_the_run(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ LADDERS = {
 @pytest.mark.parametrize("name", LADDERS)
 def test_a_run_stopped_anywhere_on_the_ladder_ends_bit_identical(tmp_path: Path, name: str) -> None:
     wrap, flags = LADDERS[name]
-    settings = POINTS | {"momentum": 0.9, "lr": 0.01, "wrap": wrap} | flags
+    settings: dict[str, Any] = POINTS | {"momentum": 0.9, "lr": 0.01, "wrap": wrap} | flags
     whole = training.train(tmp_path / "whole", REGRESSION, **settings)
     assert name == "all" or guard_events(whole, name)
     for stop_at in (8, 13, 17, 22, 29, 31, 44):
@@ -155,7 +156,7 @@ def test_a_run_stopped_anywhere_on_the_ladder_ends_bit_identical(tmp_path: Path,
 
 def test_a_roll_back_with_no_checkpoint_begins_anew_and_ends_the_same(tmp_path: Path) -> None:
     wrap, flags = LADDERS["roll back"]
-    settings = POINTS | {"wrap": wrap} | flags | {"checkpoint_steps": 0}
+    settings: dict[str, Any] = POINTS | {"wrap": wrap} | flags | {"checkpoint_steps": 0}
     sparse, again = (training.train(tmp_path / name, REGRESSION, **settings) for name in ("one", "other"))
     (back,) = guard_events(sparse, "roll back")
     assert back["to"] == 10
@@ -182,7 +183,13 @@ def test_two_processes_stop_with_one_report(tmp_path: Path, pair: training.Pair)
 def train_poisoned(rank: int, folder: Path, world: int = 2, rollbacks: int = 1) -> training.Outcome:
     """Poisons one example, which one of the ranks alone sees."""
     index = int(batches.training(0, 0, 1433, 512, None)[2][101])
-    flags = PLAIN | {"epochs": 3, "batch_size": 512, "guard_window": 4, "guard_skips": 0, "guard_halvings": 0}
+    flags: dict[str, Any] = PLAIN | {
+        "epochs": 3,
+        "batch_size": 512,
+        "guard_window": 4,
+        "guard_skips": 0,
+        "guard_halvings": 0,
+    }
     flags |= {"guard_rollbacks": rollbacks}
     place = training.Place(rank, world)
     return training.train(folder, place=place, wrap=poison((0, index)), **flags)

@@ -28,7 +28,7 @@ class Full(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
@@ -105,7 +105,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None
 
 
 def test_a_rank_that_runs_out_alone_recovers_alone(tmp_path: Path, pair: training.Pair) -> None:
-    flags = SHORT | {"accumulate": 2}
+    flags: dict[str, Any] = SHORT | {"accumulate": 2}
     alone = training.train(tmp_path / "alone", **flags)
     both = pair.run(learn_tight, tmp_path / "pair", 1, "forward", flags)
     assert both[0].losses == pytest.approx(alone.losses, abs=1e-4)
@@ -131,7 +131,8 @@ print([event["pieces"] for event in outcome.named("memory")], outcome.losses, se
 
 
 def test_an_allocator_that_really_fails_is_met_with_pieces(tmp_path: Path) -> None:
-    roomy = training.train(tmp_path / "roomy", **SHORT | {"epochs": 1})
+    short: dict[str, Any] = SHORT | {"epochs": 1}
+    roomy = training.train(tmp_path / "roomy", **short)
     path = os.pathsep.join([str(training.ROOT), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, str(tmp_path / "short")]
