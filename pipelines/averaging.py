@@ -38,15 +38,15 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the averages towards the weights after a step, counted from 0."""
-        torch._foreach_lerp_(self._averages, self._values(), 1 - min(self.decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(self._averages, self._values(), 1 - min(self.decay, (1 + step) / (10 + step)))  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def _swap(self) -> None:
         """Exchanges the network's weights and the averages, in place."""
         values = self._values()
         copies = [value.clone() for value in values]
-        torch._foreach_copy_(values, self._averages)
-        torch._foreach_copy_(self._averages, copies)
+        torch._foreach_copy_(values, self._averages)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(self._averages, copies)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class Average:
                 sharding.load_network(self.network, weights, strict=False)
         else:
             own = self._averages[: len(self._learned)]
-            torch._foreach_copy_(own, [weights[name] for name in self._learned])
+            torch._foreach_copy_(own, [weights[name] for name in self._learned])  # pyright: ignore[reportPrivateImportUsage]
         self._set_statistics(statistics_RS[self.place.rank] if alike else statistics_RS.mean(0))
 
     def _gathered(self) -> Tensor:

@@ -38,7 +38,8 @@ def settle(network: nn.Module, work: Workload, run_dir: Path, steps: int, emit: 
 
     Every rank calls it. Raises ValueError where a choice that was asked for cannot be made.
     """
-    config, known = work.config, dict.fromkeys(NAMES, UNKNOWN)
+    config = work.config
+    known: dict[str, int] = {name: UNKNOWN for name in NAMES}  # noqa: C420 - its keys are any words
     autos = [name for name in NAMES if getattr(config, name) == "auto"]
     if autos:
         known = _recorded(run_dir, work)

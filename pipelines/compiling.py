@@ -112,7 +112,8 @@ def fastest(
         why = f"the run takes about {eager_s:.0f} s, too short for compiling to pay"
         emit({"event": "compiled", "used": False, "why": why})
         return None
-    why = ""
+    why, seconds = "", 0.0
+    replica: Any = network
     try:
         check_compiler(work.device)
         replica, seconds = warm_up(network, work, parts, backend)

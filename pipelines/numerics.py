@@ -41,7 +41,8 @@ def chosen(config: Settings, device: torch.device) -> Iterator[None]:
     kernel, PyTorch raises a RuntimeError that names it.
     """
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
     if config.deterministic:
         os.environ.setdefault(WORKSPACE, ":4096:8")

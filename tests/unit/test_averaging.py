@@ -32,7 +32,7 @@ def test_the_average_is_the_recursion_by_hand() -> None:
 
 
 def test_training_is_the_same_with_an_average_and_the_artifact_holds_it(tmp_path: Path) -> None:
-    raw = training.train(tmp_path / "raw", **NORMED | {"ema": 0.0})
+    raw = training.train(tmp_path / "raw", **{**NORMED, "ema": 0.0})
     averaged = training.train(tmp_path / "averaged", **NORMED)
     assert averaged.losses == raw.losses
     kept = load_file(sorted((tmp_path / "averaged" / "checkpoints").glob("step-*"))[-1] / "tensors.safetensors")

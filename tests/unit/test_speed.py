@@ -58,7 +58,7 @@ def test_blocks_are_those_a_task_names_and_a_name_that_fits_none_is_a_sentence()
 
 
 def test_channels_last_learns_the_same_and_is_resumed_bit_identical(tmp_path: Path, plain: training.Outcome) -> None:
-    flags = NORMED | {"channels_last": "yes"}
+    flags: dict[str, Any] = {**NORMED, "channels_last": "yes"}
     whole = training.train(tmp_path / "whole", **flags)
     assert whole.losses == pytest.approx(plain.losses, abs=1e-3)
     training.stop(tmp_path / "parts", stop_at=9, checkpoint_steps=4, **flags)
@@ -68,7 +68,7 @@ def test_channels_last_learns_the_same_and_is_resumed_bit_identical(tmp_path: Pa
 
 
 def test_measuring_leaves_no_trace_and_is_done_once(tmp_path: Path, plain: training.Outcome) -> None:
-    flags = NORMED | {"compile": "auto", "channels_last": "auto"}
+    flags: dict[str, Any] = {**NORMED, "compile": "auto", "channels_last": "auto"}
     training.stop(tmp_path, stop_at=9, checkpoint_steps=4, **flags)
     (said,) = (tmp_path / "choices.json").read_text().splitlines()
     chosen = '{"channels_last": 0, "compile": 0}', '{"channels_last": 1, "compile": 0}'
@@ -87,8 +87,8 @@ def test_a_run_that_is_too_short_is_not_compiled_and_says_so(tmp_path: Path) -> 
 
 
 def test_float16_learns_as_float32_does_and_is_resumed_bit_identical(tmp_path: Path) -> None:
-    flags = PLAIN | {"epochs": 1, "amp": "fp16"}
-    full = training.train(tmp_path / "full", **flags | {"amp": "no"})
+    flags: dict[str, Any] = {**PLAIN, "epochs": 1, "amp": "fp16"}
+    full = training.train(tmp_path / "full", **{**flags, "amp": "no"})
     whole = training.train(tmp_path / "whole", **flags)
     assert whole.losses != full.losses
     assert whole.losses == pytest.approx(full.losses, abs=0.02)
