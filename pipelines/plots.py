@@ -130,7 +130,6 @@ def _settings(tried: "list[Trial]", best: int) -> "Figure":
         elif min(values) > 0 and max(values) / min(values) > 20:
             axes.set_xscale("log")
         colours = ["tab:red" if trial.number == best else "tab:blue" for trial in tried]
-        axes.scatter(
-            values, [trial.value for trial in tried], c=colours, alpha=[t.epochs / longest for t in tried], s=18
-        )
+        style: dict[str, Any] = {"alpha": [trial.epochs / longest for trial in tried]}  # one for each point
+        axes.scatter(values, [trial.value for trial in tried], c=colours, s=18, **style)
     return figure
