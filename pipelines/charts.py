@@ -72,5 +72,8 @@ def _bins(answers: Answers, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndar
     bin_N = bins(answers.confidence)
     count_B = np.bincount(bin_N, minlength=BINS)
     filled_B = count_B > 0
-    sums = [np.bincount(bin_N, values, BINS) for values in (answers.confidence, answers.guess == pair.target)]
-    return count_B[filled_B], *(sum_B[filled_B] / count_B[filled_B] for sum_B in sums)
+    sure_B, right_B = (
+        np.bincount(bin_N, values, BINS)[filled_B] / count_B[filled_B]
+        for values in (answers.confidence, answers.guess == pair.target)
+    )
+    return count_B[filled_B], sure_B, right_B

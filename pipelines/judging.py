@@ -139,7 +139,7 @@ def _pair(found: Results, theirs: Columns, kept_N: NDArray[np.bool_], primary: s
     target_N = ours.get("target")
     if target_N is not None:
         names = found.labels or [str(at) for at in range(int(target_N.max()) + 1)]
-        kinds = {"class": (names, target_N), **kinds}
+        kinds = {"class": (names, target_N)} | kinds
         theirs = {**theirs, "target": target_N}
     return Pair(primary, _answers(ours, primary), _answers(theirs, primary), target_N, kinds)
 

@@ -43,7 +43,8 @@ def grouped(weights_KN: Floats, value_N: Floats, group_N: Ints, groups: int) -> 
     """Sums the weighted values of each group in each resample [K, G]."""
     size = len(weights_KN)
     place_KN = group_N + np.arange(size)[:, None] * groups
-    return np.bincount(place_KN.ravel(), (weights_KN * value_N).ravel(), size * groups).reshape(size, groups)
+    sums = np.bincount(place_KN.ravel(), (weights_KN * value_N).ravel(), size * groups)
+    return sums.reshape(size, groups).astype(np.float64)
 
 
 def _weights(generator: np.random.Generator, size: int, count: int) -> Floats:

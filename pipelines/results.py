@@ -39,7 +39,7 @@ class Results:
     """By name, a number for each example [N]: of a task with logits `of_logits`, else what its `examined` gives."""
     labels: list[str]
     """Names of the labels, in the order of `target`; empty where the data has none."""
-    slices: dict[str, tuple[list[str], NDArray[np.int32]]]
+    slices: dict[str, tuple[list[str], NDArray[Any]]]
     """By kind, the names of its slices, and which of them each example belongs to [N]."""
     data_digest: str
     prints: NDArray[np.int64] | None = None

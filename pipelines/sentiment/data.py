@@ -91,9 +91,9 @@ def load(config: Config) -> LabelledData:
     reader = reader_of(config, [texts[row] for row in parts[0]])
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
-    held = ([texts[row] for row in part] for part in parts[1:])
+    held_back = [[texts[row] for row in part] for part in parts[1:]]
     prints = _prints([texts[row] for row in parts[0]])
-    return LabelledData(train, valid, test, content, name, labels, reader, *held, prints)
+    return LabelledData(train, valid, test, content, name, labels, reader, held_back[0], held_back[1], prints)
 
 
 def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:

@@ -273,7 +273,7 @@ def test_refused_inputs_count_as_wrong() -> None:
 
 
 def test_results_are_gathered_in_the_order_of_the_split_from_two_ranks(tmp_path: Path, pair: training.Pair) -> None:
-    settings = training.PLAIN | {"epochs": 1}
+    settings: dict[str, Any] = training.PLAIN | {"epochs": 1}
     training.train(tmp_path / "one", **settings)
     pair.run(training.train_ranked, tmp_path / "two", settings)
     one, two = results.read(tmp_path / "one"), results.read(tmp_path / "two")
