@@ -147,6 +147,39 @@ MODELS = (
         "Kolmogorov-Smirnov distance from the validation split.",
     ),
     Panel(
+        "Rollout share",
+        {"{{service}} {{mode}}": f"max by (service, mode) (eagerly_rollout_share{ENDPOINT})"},
+        "percentunit",
+        "Share of the calls that a candidate gets; 0 while there is no rollout.",
+    ),
+    Panel(
+        "Rollout failures",
+        {
+            "{{service}} {{role}}": 'sum by (service, role) (rate(eagerly_rollout_calls_total{job=~"$job", '
+            'service=~"$service", outcome!="ok"}[$__rate_interval]))'
+        },
+        "cps",
+        "Calls counted for a rollout that failed, and those of its shadow that were dropped.",
+    ),
+    Panel(
+        "Rollout time",
+        {
+            "{{service}} {{role}}": f"{_by('service, role', 'eagerly_rollout_duration_seconds_sum')}"
+            f" / {_by('service, role', 'eagerly_rollout_duration_seconds_count')}"
+        },
+        "s",
+        "Of both models for a call of a rollout, on average.",
+    ),
+    Panel(
+        "Rollout agreement",
+        {
+            "{{service}}": f"{_by('service', 'eagerly_rollout_agreed_total')}"
+            f" / {_by('service', 'eagerly_rollout_compared_total')}"
+        },
+        "percentunit",
+        "How far champion and candidate answer alike.",
+    ),
+    Panel(
         "Abstentions",
         {"{{service}}": f"{_by('service', 'eagerly_abstained_total')} / {_by('service', 'eagerly_items_total')}"},
         "percentunit",

@@ -158,10 +158,10 @@ def _time(subject: Subject) -> _Times:
     began: dict[Any, float] = {}
     with subject.rehearsal() as network:
         moments = [clock.now()]
-        subject.batch()
+        batch = subject.batch()
         moments.append(clock.now())
         with Trail(network, clock, lines=False) as trail:
-            loss = subject.loss()
+            loss = subject.loss_of(batch)
         moments.append(clock.now())
         nodes = graph.read(loss, network, trail)[1]
         handles = []
@@ -172,8 +172,8 @@ def _time(subject: Subject) -> _Times:
             moments.append(clock.now())
             loss.backward()
             moments.append(clock.now())
-    made = moments[1] - moments[0]
-    return _Times((made, max(0.0, moments[2] - moments[1] - made), moments[4] - moments[3]), clock, dict(backward))
+    phases = moments[1] - moments[0], moments[2] - moments[1], moments[4] - moments[3]
+    return _Times(phases, clock, dict(backward))
 
 
 def _starts(node: Any, began: dict[Any, float], clock: _Clock) -> Any:

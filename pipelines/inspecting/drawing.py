@@ -13,7 +13,7 @@ from pipelines.inspecting.trail import Call
 
 FEW_BOXES, MOST_BOXES = 60, 150
 """Nodes that are drawn one by one at once, and the most boxes of a drawing that people can still read."""
-LETTER, LINE, PADDING = 6.3, 14.0, 7.0
+LETTER, LINE, PADDING = 6.8, 14.0, 7.0
 MARGIN = 14.0
 HUE_STEP = 137.508
 """Degrees between hues, the golden angle, so that the hues of few modules lie apart."""
@@ -121,8 +121,8 @@ def _details(
     for kind, number in kinds.items():
         alike = [part for part in parts if part.kind == kind]
         calls = sorted({part.call.number for part in alike if part.call.number})
-        named = f", calls {calls[0]} to {calls[-1]}, which are alike" if len(alike) > 1 and calls else ""
-        head = f"{kind[0]}{named}: {len(kind[1])} nodes"
+        named = f", calls {calls[0]} to {calls[-1]}, which are alike" if len(calls) > 1 else ""
+        head = f"{kind[0]}{named}: {len(kind[1])} node{'s' * (len(kind[1]) > 1)}"
         body = "<p>Too many nodes to draw; the table lists them.</p>"
         if len(alike[0].nodes) <= MOST_BOXES:
             body = _svg(_of_nodes(alike[0].nodes, drawn.nodes, bad))

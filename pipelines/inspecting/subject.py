@@ -81,7 +81,10 @@ class Subject:
 
     def loss(self, index_B: Tensor | None = None) -> Tensor:
         """Computes the loss of some examples, a scalar, with the dropout that the step draws on rank 0."""
-        batch = self.batch(index_B)
+        return self.loss_of(self.batch(index_B))
+
+    def loss_of(self, batch: Any) -> Tensor:
+        """Computes the loss of a batch that was taken before."""
         torch.manual_seed(step_seed(self.config.seed, self.step * self.config.accumulate, 0))
         with self.autocast():
             return self.task.train.loss(self.network, batch)

@@ -19,7 +19,7 @@ from test_metrics import scrape
 
 from eagerly.client import Client, Query, Raw
 from eagerly.connection import Tls
-from pipelines import launch, reference
+from pipelines import reference, workers
 from services import drift
 
 OF_PROMETHEUS = {"ALERTS"}
@@ -94,7 +94,7 @@ def test_every_page_is_about_an_alert_that_there_is() -> None:
 
 
 def test_rules_and_dashboards_name_metrics_that_a_running_endpoint_exposes(exposed: dict[str, set[str]]) -> None:
-    of_training = {f"ray_eagerly_training_{name}" for name, _ in launch.PULSE}
+    of_training = {f"ray_eagerly_training_{name}" for name, _ in workers.PULSE}
     known = set(exposed) | of_training | OF_RAY | OF_PROMETHEUS | RECORDED
     assert {name for query in every_query() for name in metrics_in(query)} - known == set()
 
