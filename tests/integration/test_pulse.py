@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import launch, runs, tasks
+from pipelines import runs, tasks, workers
 from pipelines.settings import Launch
 
 RAY_OWN = ("ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total")
@@ -41,7 +41,7 @@ def test_steps_of_a_run_are_on_rays_metrics_port_until_its_worker_is_gone(tmp_pa
     @ray.remote(num_cpus=0)
     class Worker:
         def __init__(self, folder: str) -> None:
-            self.pulse = launch.Pulse(runs.reopen(Path(folder)))
+            self.pulse = workers.Pulse(runs.reopen(Path(folder)))
 
         def beat(self, *events: dict[str, object]) -> None:
             for event in events:
