@@ -37,8 +37,8 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         """Samples from the run's start on."""
-        while not any(event["event"] == "start" for event in Reader(self._run_dir).new_events()):
-            if self._is_over.wait(POLL_SECONDS):
+        while not self._has_begun():
+            if self._is_over.wait(POLL_SECONDS) and not self._has_begun():
                 return
         load, journal = tracking.Load(), Journal(self._run_dir, LOAD)
         number = sum(1 for _ in Reader(self._run_dir, LOAD).new_events())
@@ -48,3 +48,6 @@ class Sampler(threading.Thread):
             journal.append({"event": "load", "step": number, "metrics": load.sample()})
             number += 1
         journal.close()
+
+    def _has_begun(self) -> bool:
+        return any(event["event"] == "start" for event in Reader(self._run_dir).new_events())

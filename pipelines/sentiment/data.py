@@ -5,6 +5,7 @@ Shapes: B texts of a batch, N texts of a split.
 
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class LabelledData(Data):
 
     labels: list[str]
     reader: Reader
-    valid_texts: list[str]
-    test_texts: list[str]
+    valid_texts: Sequence[str]
+    test_texts: Sequence[str]
     train_prints: Tensor
     """Fingerprints of the training texts."""
 
@@ -92,7 +93,7 @@ def load(config: Config) -> LabelledData:
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
     content = digest(*(part.encode() for row in rows for part in row))
     held_back = [[texts[row] for row in part] for part in parts[1:]]
-    prints = _prints([texts[row] for row in parts[0]])
+    prints = prints_of([texts[row] for row in parts[0]])
     return LabelledData(train, valid, test, content, name, labels, reader, held_back[0], held_back[1], prints)
 
 
@@ -137,10 +138,11 @@ def slices(data: LabelledData) -> dict[str, list[str]]:
 
 def fingerprints(data: LabelledData) -> tuple[Tensor, Tensor]:
     """Gives the fingerprints of the texts that are learned from, validation among them, and of the test split's."""
-    return torch.cat([data.train_prints, _prints(data.valid_texts)]), _prints(data.test_texts)
+    return torch.cat([data.train_prints, prints_of(data.valid_texts)]), prints_of(data.test_texts)
 
 
-def _prints(texts: list[str]) -> Tensor:
+def prints_of(texts: Iterable[str]) -> Tensor:
+    """Gives the fingerprints of texts; int64."""
     return examples.fingerprints(text.encode("utf-8", "surrogatepass") for text in texts)
 
 

@@ -32,7 +32,7 @@ from pipelines.stream import Part
 PART_ROWS = 1024
 """Rows that are numbered together."""
 SPLITS = ("train", "valid", "test")
-VERSION = 1
+VERSION = 2
 """Of what the columns mean; another one makes them anew."""
 
 
@@ -86,9 +86,12 @@ def load(config: Config) -> data.LabelledData:
     made = shards.cached(key, partial(_fill, config=config, addresses=[address for address, _, _ in found]))
     with_reader = Reader.load(made.folder, made.facts["max_tokens"])
     train, valid, test = (_split(made, name) for name in SPLITS)
-    texts = Stored(made.column("valid.texts", torch.uint8), made.column("valid.text_ends", torch.int64))
-    labels, digest = made.facts["labels"], made.facts["digest"]
-    return data.LabelledData(train, valid, test, digest, config.data, labels, with_reader, texts)  # type: ignore[arg-type]
+    held_back = [
+        Stored(made.column(f"{name}.texts", torch.uint8), made.column(f"{name}.text_ends", torch.int64))
+        for name in SPLITS[1:]
+    ]
+    labels, digest, prints = made.facts["labels"], made.facts["digest"], made.column("train.prints", torch.int64)
+    return data.LabelledData(train, valid, test, digest, config.data, labels, with_reader, *held_back, prints)
 
 
 def _split(made: Shards, name: str) -> Streamed:
@@ -179,7 +182,9 @@ def _part(found: list[tuple[str, int]], reader: Reader, seed: int) -> Part:
         part[f"{name}.tokens"], part[f"{name}.token_ends"] = texts.tokens.numpy(), texts.token_ends.numpy()
         part[f"{name}.grams"], part[f"{name}.gram_ends"] = texts.grams.numpy(), texts.gram_ends.numpy()
         part[f"{name}.targets"] = np.array([label for _, label in own], dtype=np.int64)
-        if name == "valid":
+        if name == "train":
+            part[f"{name}.prints"] = data.prints_of(text for text, _ in own).numpy()
+        else:
             part[f"{name}.texts"], part[f"{name}.text_ends"] = _bytes([text for text, _ in own])
     return part
 

@@ -19,6 +19,7 @@ from eagerly.client import Client, Raw
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 from services import ports
 
+pytestmark = pytest.mark.alone  # calls in flight end too soon where another test takes the processor
 IN_FLIGHT = 4
 """Calls of as many items as a call may have, which together take seconds."""
 ROOT = Path(__file__).resolve().parents[2]
