@@ -13,7 +13,7 @@ demo: .venv/eagerly
 
 # Two at a time, but for what shares one Ray cluster or needs the machine to itself.
 test: .venv/dev
-	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile
+	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
 	$(PY) -m pytest -m alone
 
 check: .venv/dev
