@@ -11,10 +11,9 @@ PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, p
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
-# Two at a time, but for what shares one Ray cluster or needs the machine to itself.
+# Side by side: the tests of the one Ray cluster in one process, in turn, those of a file always in one.
 test: .venv/dev
-	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
-	$(PY) -m pytest -m alone
+	$(PY) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/dev
 	$(PY) -m ruff check .

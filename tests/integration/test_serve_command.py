@@ -19,7 +19,6 @@ from eagerly.client import Client, Raw
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 from services import ports
 
-pytestmark = pytest.mark.alone  # calls in flight end too soon where another test takes the processor
 IN_FLIGHT = 4
 """Calls of as many items as a call may have, which together take seconds."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,9 +124,9 @@ def test_calls_in_flight_at_ctrl_c_are_answered(served: "tuple[subprocess.Popen[
         while in_flight(metrics_port) < IN_FLIGHT and time.monotonic() < until:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
+        assert not all(call.done() for call in calls)
         assert process.stdout is not None
         assert any(line.startswith("draining") for line in process.stdout)
-        assert not all(call.done() for call in calls)
         assert [len(call.result().results) for call in calls] == [1024] * IN_FLIGHT
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 0, complaint
