@@ -86,12 +86,13 @@ def load(config: Config) -> data.LabelledData:
     made = shards.cached(key, partial(_fill, config=config, addresses=[address for address, _, _ in found]))
     with_reader = Reader.load(made.folder, made.facts["max_tokens"])
     train, valid, test = (_split(made, name) for name in SPLITS)
-    held_back = [
+    valid_texts, test_texts = (
         Stored(made.column(f"{name}.texts", torch.uint8), made.column(f"{name}.text_ends", torch.int64))
         for name in SPLITS[1:]
-    ]
+    )
     labels, digest, prints = made.facts["labels"], made.facts["digest"], made.column("train.prints", torch.int64)
-    return data.LabelledData(train, valid, test, digest, config.data, labels, with_reader, *held_back, prints)
+    name, read = config.data, with_reader
+    return data.LabelledData(train, valid, test, digest, name, labels, read, valid_texts, test_texts, prints)
 
 
 def _split(made: Shards, name: str) -> Streamed:
