@@ -11,9 +11,10 @@ PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, p
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
-# Side by side: the tests of the one Ray cluster in one process, in turn, those of a file always in one.
+# Two at a time, but for what shares one Ray cluster or needs the machine to itself.
 test: .venv/dev
-	$(PY) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile
+	$(PY) -m pytest -m alone
 
 check: .venv/dev
 	$(PY) -m ruff check .

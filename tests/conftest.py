@@ -42,12 +42,11 @@ def tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of the one Ray cluster in one process, in turn, and those of a file in one, side by side."""
+    """Marks what shares the one Ray cluster, so that it can be run apart from what runs two at a time."""
     for item in items:
-        shares = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if shares else item.location[0]))
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
