@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from eagerly.commands.progress import State
-from pipelines import cluster, history, runs
+from pipelines import cluster, history, runs, sealed
 from pipelines.jobs import MARK
 from pipelines.journal import Reader
 
@@ -86,7 +86,7 @@ class Supervisor:
         words = [sys.executable, "-m", "eagerly", "train", self.plan["task"]]
         if not (self.run_dir / runs.ABOUT).exists():
             return [*words, *self.plan["flags"], "--run-dir", str(self.run_dir)]
-        self._rename_task()
+        runs.relocate(self.run_dir, Path(self.plan["task"]))  # every submission has a folder of its own
         self.print(f"resumes the run in {self.run_dir}")
         return [*words, "--resume", str(self.run_dir), *self.plan["flags"]]
 
@@ -100,13 +100,6 @@ class Supervisor:
                 storage.fetch_run(f"{address.rstrip('/')}/{self.run_dir.name}", self.run_dir.parent)
             except ValueError as problem:
                 self.print(f"begins anew: {problem}")
-
-    def _rename_task(self) -> None:
-        """Tells a run where a user's own task lies now: every submission has a folder of its own."""
-        about = json.loads((self.run_dir / runs.ABOUT).read_text(encoding="utf-8"))
-        if Path(about["word"]).is_absolute():
-            about["word"] = str(Path(self.plan["task"]).resolve())
-            (self.run_dir / runs.ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
     def _drive(self) -> int:
         """Runs the driver once; returns its exit code, negative for a signal."""
@@ -180,7 +173,7 @@ class Supervisor:
             with self.lock:
                 print(MARK + json.dumps(news), flush=True)
             self.printed, self.last_print = {**self.said}, now
-            (self.folder / history.STATUS).write_text(json.dumps(self.said))
+            sealed.put(self.folder / history.STATUS, json.dumps(self.said))
 
     def _has_run(self) -> bool:
         return (self.run_dir / "mlflow.json").exists()
@@ -196,7 +189,7 @@ class Supervisor:
                 self.log = (self.run_dir / history.LOG).open("a", encoding="utf-8", buffering=1)
                 self.folder = self.run_dir
                 shutil.rmtree(rough, ignore_errors=True)
-            (self.folder / history.STATUS).write_text(json.dumps(self.said))
+            sealed.put(self.folder / history.STATUS, json.dumps(self.said))
 
     def _start_keeper(self) -> None:
         self._settle()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines import collectives, compiling, microbatch
+from pipelines import collectives, compiling, microbatch, sealed
 from pipelines.passes import MARGIN, Workload
 
 FILE = "choices.json"
@@ -48,7 +48,7 @@ def settle(network: nn.Module, work: Workload, run_dir: Path, steps: int, emit: 
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     replica = _compile(network, work, accumulate, known, steps, emit)
     if autos and work.place.rank == 0:
-        _record(run_dir, {name: known[name] for name in autos})
+        sealed.put(run_dir / FILE, json.dumps({name: known[name] for name in autos}) + "\n")
     return Settled(replica, accumulate)
 
 
@@ -114,9 +114,3 @@ def _recorded(run_dir: Path, work: Workload) -> dict[str, int]:
         found.zero_()
     told = collectives.sum_over_ranks(found, work.place.world).tolist()
     return dict(zip(NAMES, (int(value) for value in told), strict=True))
-
-
-def _record(run_dir: Path, chosen: dict[str, int]) -> None:
-    rough = run_dir / f".{FILE}.rough"
-    rough.write_text(json.dumps(chosen) + "\n")
-    rough.replace(run_dir / FILE)

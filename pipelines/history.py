@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import tracking
+from pipelines import sealed, tracking
 
 LOG, JOURNAL, STATUS = "job.log", "journal.jsonl", "job.json"
 UPLOAD_SECONDS = 60.0
@@ -89,7 +89,7 @@ class Keeper:
         found = self._client.get_experiment_by_name(task)
         experiment = found.experiment_id if found else self._client.create_experiment(task, tags=tracking.KIND)
         run_id = self._client.create_run(experiment, run_name=status["name"]).info.run_id
-        memory.write_text(json.dumps({"run_id": run_id}))
+        sealed.put(memory, json.dumps({"run_id": run_id}))
         return run_id
 
 

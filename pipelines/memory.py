@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines import collectives
+from pipelines import collectives, sealed
 from pipelines.place import Place
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def noted(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except Exhausted as problem:
-        (run_dir / NAME).write_text(json.dumps({"pieces": problem.pieces}))
+        sealed.put(run_dir / NAME, json.dumps({"pieces": problem.pieces}))
         raise
 
 

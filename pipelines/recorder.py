@@ -218,9 +218,7 @@ class Recorder:
         """Opens the MLflow run of this folder, and remembers which it is."""
         memory = self.run_dir / MEMORY
         tracker = tracking.Tracker(self.about["task"], self.run_dir.name, self.about["id"], _known(memory), parent)
-        rough = memory.with_suffix(".rough")
-        rough.write_text(json.dumps({"run_id": tracker.run_id}))
-        rough.rename(memory)
+        sealed.put(memory, json.dumps({"run_id": tracker.run_id}))
         return tracker
 
     def _start(self) -> tracking.Tracker:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import tasks
+from pipelines import sealed, tasks
 from pipelines.journal import Reader
 from pipelines.settings import Launch, Settings
 from pipelines.tasks import Task
@@ -55,10 +55,15 @@ def change(run: Run, config: Settings) -> Run:
     return replace(run, config=config)
 
 
+def relocate(folder: Path, place: Path) -> None:
+    """Tells a run of a user's own task where that task's folder is now."""
+    about = _about(folder)
+    if Path(about["word"]).is_absolute():
+        _describe(folder, {**about, "word": str(place.resolve())})
+
+
 def _describe(folder: Path, about: dict[str, Any]) -> None:
-    rough = folder / f".{ABOUT}.rough"
-    rough.write_text(json.dumps(about, indent=2) + "\n")
-    rough.replace(folder / ABOUT)
+    sealed.put(folder / ABOUT, json.dumps(about, indent=2) + "\n")
 
 
 def absolute(config: Settings) -> Settings:

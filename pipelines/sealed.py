@@ -38,6 +38,13 @@ def write(folder: Path, fill: Callable[[Path], None], facts: Mapping[str, Any] |
     return hash_file(folder / MANIFEST)
 
 
+def put(path: Path, text: str) -> None:
+    """Writes a small file in one go: whoever reads it meanwhile, or after a crash, finds the old text or the new."""
+    rough = path.with_name(f".{path.name}.{os.getpid()}.rough")
+    rough.write_text(text, encoding="utf-8")
+    rough.replace(path)
+
+
 def verify(folder: Path) -> str:
     """Compares every file with the manifest and returns the manifest's SHA-256.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import runs, spaces, tasks
+from pipelines import runs, sealed, spaces, tasks
 from pipelines.journal import Event, Reader
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
@@ -97,9 +97,8 @@ def create(word: str, config: Settings, launch: Launch, search: Search) -> Tunin
     word = word if word in tasks.TASKS else str(task.folder)
     config = runs.absolute(config)
     about = {"word": word, "task": task.name, "id": uuid.uuid4().hex, "config": asdict(config), "words": words}
-    rough = folder / ".about.rough"
-    rough.write_text(json.dumps({**about, "launch": asdict(launch), "search": asdict(search)}, indent=2) + "\n")
-    rough.rename(folder / ABOUT)
+    about |= {"launch": asdict(launch), "search": asdict(search)}
+    sealed.put(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     return Tuning(word, task, config, launch, search, words, folder)
 
 
