@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipelines import collectives, sharding
 from pipelines.examples import Draw, Split
 from pipelines.guards import Ladder, Skipped
+from pipelines.nested import is_finite, tensors
 from pipelines.place import Place
 from pipelines.settings import Settings
 from pipelines.steps import Stepper, seed_generators
@@ -54,12 +55,12 @@ def examine(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor,
         seed_generators(stepper.device, stepper.seed(step, number))
         batch = split.batch(own_B, draw)
         watch = Watch(network)
-        if not _finite(batch):
+        if not is_finite(batch):
             watch.found = ("batch", "input")
         else:
             with watch.watching(), stepper.autocast():
                 loss = stepper.loss(network, batch).float()
-            if not watch.found and not _finite(loss):
+            if not watch.found and not is_finite(loss):
                 watch.found = ("loss", "output")
             if not watch.found:
                 loss.backward()
@@ -105,12 +106,12 @@ class Watch:
     def _after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         call = Call(name, module)
         self.calls.append(call)
-        if not self.found and not _finite(output):
+        if not self.found and not is_finite(output):
             self.found = (name, "output")
-        for tensor in _tensors(output):
+        for tensor in tensors(output):
             if tensor.requires_grad:
                 tensor.register_hook(partial(_note, call, "output"))
-        for tensor in _tensors(inputs):
+        for tensor in tensors(inputs):
             if tensor.requires_grad:
                 tensor.register_hook(partial(_note, call, "input"))
 
@@ -131,7 +132,7 @@ def _note(call: Call, side: str, gradient: Tensor) -> None:
 
 
 def _sound(module: nn.Module) -> bool:
-    return all(_finite(parameter.grad) for parameter in module.parameters(recurse=False))
+    return all(is_finite(parameter.grad) for parameter in module.parameters(recurse=False))
 
 
 def _culprits(stepper: Stepper, network: nn.Module, split: Split, own_B: Tensor, draw: Draw) -> list[dict[str, Any]]:
@@ -155,30 +156,15 @@ def _harmless(stepper: Stepper, network: nn.Module, split: Split, some_B: Tensor
     batch = split.batch(some_B, draw)
     with stepper.autocast():
         loss = stepper.loss(network, batch).float()
-    if not (_finite(batch) and _finite(loss)):
+    if not (is_finite(batch) and is_finite(loss)):
         return False
     loss.backward()
-    return all(_finite(parameter.grad) for parameter in network.parameters())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _finite(value: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
+    return all(is_finite(parameter.grad) for parameter in network.parameters())
 
 
 def _describe(batch: Any) -> list[dict[str, Any]]:
     """Says what the tensors of a batch hold."""
-    return [_what(tensor.detach()) for tensor in _tensors(batch)]
+    return [_what(tensor.detach()) for tensor in tensors(batch)]
 
 
 def _what(tensor: Tensor) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipelines.inspecting import graph
 from pipelines.inspecting.graph import Graph, Node
 from pipelines.inspecting.subject import Subject
-from pipelines.inspecting.trail import Trail, tensors
+from pipelines.inspecting.trail import Trail
+from pipelines.nested import tensors
 
 MOST_ALONE = 64
 """Examples that are drawn one by one, to find those that change the graph."""

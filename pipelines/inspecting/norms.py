@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipelines.inspecting import graph
 from pipelines.inspecting.graph import Graph, Node
 from pipelines.inspecting.subject import Subject
-from pipelines.inspecting.trail import LOSS, NETWORK, Call, Origin, Trail, Watcher, floats, hooked, tensors
+from pipelines.inspecting.trail import LOSS, NETWORK, Call, Origin, Trail, Watcher, hooked
+from pipelines.nested import floats, is_finite, tensors
 
 MOST_ALONE = 64
 """Examples that are tried one by one, to find those that spoil a batch."""
@@ -214,7 +215,7 @@ def _spoils(subject: Subject, index_B: Tensor, backward: bool) -> bool:
         except (ValueError, RuntimeError):  # a network that takes no single example
             return False
         gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
-        return not all(bool(tensor.isfinite().all()) for tensor in [loss.detach(), *gradients])
+        return not is_finite([loss.detach(), *gradients])
 
 
 def _spoiled(subject: Subject) -> list[str]:

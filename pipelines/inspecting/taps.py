@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.inspecting.trail import NETWORK, floats, hooked
+from pipelines.inspecting.trail import NETWORK, hooked
+from pipelines.nested import floats
 
 
 @dataclass

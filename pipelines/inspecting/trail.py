@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 NETWORK, LOSS = "(network)", "(loss)"
@@ -125,25 +125,6 @@ class Trail(TorchFunctionMode):
         self._spans.append((start, _next_number(), call))
         with torch._C.DisableTorchFunction():
             self.watcher.leave(call, module, outputs)
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors in what a module is given or gives, however nested."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        yield from tensors(list(vars(value).values()))
-
-
-def floats(value: Any) -> list[Tensor]:
-    """Lists the tensors of real numbers in a value."""
-    return [tensor for tensor in tensors(value) if tensor.is_floating_point()]
 
 
 @contextmanager
