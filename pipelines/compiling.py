@@ -40,10 +40,15 @@ class Report:
     """Why graphs broke and why it was compiled again, a few, shortened."""
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, without which there are no kernels."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
+
+
 def check_compiler(device: torch.device) -> None:
-    """Raises ValueError where --compile has no C++ compiler, without which there are no kernels."""
-    named = os.environ.get("CXX", "")
-    if not any(shutil.which(name) for name in (named, "g++", "clang++", "c++") if name):
+    """Raises ValueError where --compile has no C++ compiler."""
+    if not has_compiler():
+        named = os.environ.get("CXX", "")
         raise ValueError(
             f"--compile needs a C++ compiler for the {device.type}, and there is none on PATH"
             f"{f' (CXX is {named!r})' if named else ''}; install g++ or leave out --compile"

@@ -86,8 +86,7 @@ class Keeper:
         if memory.exists():
             return json.loads(memory.read_text())["run_id"]
         task = Path(status["task"]).name
-        found = self._client.get_experiment_by_name(task)
-        experiment = found.experiment_id if found else self._client.create_experiment(task, tags=tracking.KIND)
+        experiment = tracking.find_experiment(self._client, task)
         run_id = self._client.create_run(experiment, run_name=status["name"]).info.run_id
         sealed.put(memory, json.dumps({"run_id": run_id}))
         return run_id
@@ -124,17 +123,10 @@ def log(name: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-def link(run_id: str, experiment_id: str) -> str:
-    """Says where a person finds a run."""
-    if tracking.uri().startswith("http"):
-        return f"{tracking.uri()}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"{run_id} in {tracking.uri()} (`mlflow ui` shows it)"
-
-
 def _kept(run: Any) -> Kept:
     said = json.loads(run.data.tags.get(f"{TAG}_said", "{}"))
     ended = run.info.end_time / 1000 if run.info.end_time else None
-    where = link(run.info.run_id, run.info.experiment_id)
+    where = tracking.link(tracking.uri(), run.info.experiment_id, run.info.run_id)
     status = said.get("phase", run.info.status.lower())
     name, task = run.data.tags[TAG], run.data.tags.get(f"{TAG}_task", "")
     return Kept(name, task, status, run.info.start_time / 1000, ended, run.info.run_id, where, said)

@@ -48,6 +48,13 @@ class Journal:
             self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
 
+def note(run_dir: Path, event: Event) -> None:
+    """Writes one event into a run's journal, for one who has no more to say."""
+    journal = Journal(run_dir)
+    journal.append(event)
+    journal.close()
+
+
 class Reader:
     """Reads a journal from where it stopped the last time, while another process writes it."""
 

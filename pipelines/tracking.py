@@ -82,6 +82,29 @@ def greet() -> None:
         mlflow.MlflowClient(uri()).search_experiments(max_results=1)
 
 
+def find_experiment(client: Any, name: str) -> str:
+    """Finds an experiment by its name, or makes it; returns its id."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    try:
+        return client.create_experiment(name, tags=KIND)
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another run made it just now
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def link(where: str, experiment_id: str, run_id: str) -> str:
+    """Says where a person finds a run of the tracking store at `where`."""
+    if where.startswith("http"):
+        return f"{where}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{run_id} in {where} (`mlflow ui` shows it)"
+
+
 class Tracker:
     """One MLflow run, whatever the number of ranks, recorders and restarts.
 
@@ -101,7 +124,7 @@ class Tracker:
         mlflow.set_tracking_uri(uri())
         self._client = mlflow.MlflowClient()
         self._key = key or uuid.uuid4().hex
-        self.experiment_id = self._find_experiment(experiment)
+        self.experiment_id = find_experiment(self._client, experiment)
         self._run = self._known(run_id) or self._find() or self._create(run_name, parent)
         self.run_id: str = self._run.info.run_id
         self._stored: dict[str, set[int]] | None = None
@@ -109,20 +132,6 @@ class Tracker:
             self._client.set_tag(self.run_id, KEY, self._key)
         if self._run.info.status != "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")
-
-    def _find_experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return found.experiment_id
-        try:
-            return self._client.create_experiment(name, tags=KIND)
-        except MlflowException:
-            found = self._client.get_experiment_by_name(name)  # another run made it just now
-            if found is None:
-                raise
-            return found.experiment_id
 
     def _known(self, run_id: str) -> Any:
         from mlflow.exceptions import MlflowException

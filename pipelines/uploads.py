@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines import cluster
+from pipelines import cluster, sealed
 from pipelines.runs import Run
 from pipelines.settings import Settings
 from pipelines.storage import Storage
@@ -21,9 +21,8 @@ def digest(path: Path) -> str:
     """Hashes a file, or a folder's files and their names."""
     total = hashlib.sha256()
     for file in _files(path):
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path).as_posix() if path.is_dir() else ''}\0{content}\0".encode())
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        total.update(f"{name}\0{sealed.hash_file(file)}\0".encode())
     return total.hexdigest()
 
 

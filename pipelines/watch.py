@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.controller.state import ReschedulingState,
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 
 from pipelines import notices
-from pipelines.journal import Event, Journal, has_ended
+from pipelines.journal import Event, has_ended, note
 from pipelines.stopping import Stopped
 
 PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
@@ -126,9 +126,7 @@ def tell(runs: dict[str, int], event: Event) -> None:
     """
     for folder, since in runs.items():
         if not has_ended(Path(folder), since):
-            journal = Journal(Path(folder))
-            journal.append(event)
-            journal.close()
+            note(Path(folder), event)
             return
 
 

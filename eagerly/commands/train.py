@@ -11,7 +11,7 @@ from typing import Any
 
 from eagerly import flags, table
 from eagerly.commands.progress import Display
-from pipelines import notices, recording, runs, tasks, wandb_log
+from pipelines import notices, recording, runs, tasks, tracking, wandb_log
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.stopping import Stopped
@@ -168,11 +168,9 @@ def _check_data(planned: list[Run]) -> None:
 
 
 def _say_waiting(folder: Path, sentence: str) -> None:
-    from pipelines.journal import Journal
+    from pipelines import journal
 
-    journal = Journal(folder)
-    journal.append({"event": "waiting", "sentence": sentence})
-    journal.close()
+    journal.note(folder, {"event": "waiting", "sentence": sentence})
 
 
 def _rank() -> int:
@@ -188,9 +186,7 @@ def show(results: list[dict[str, Any]]) -> None:
 def _summary(result: dict[str, Any]) -> str:
     version = result["version"]
     rows = [(f"test {name}", value) for name, value in version["metrics"].items()]
-    shown = f"{result['uri']}/#/experiments/{result['experiment_id']}/runs/{result['run_id']}"
-    if not result["uri"].startswith("http"):
-        shown = f"{result['run_id']} in {result['uri']} (`mlflow ui` shows it)"
+    shown = tracking.link(result["uri"], result["experiment_id"], result["run_id"])
     report = Path(result["run_dir"]) / "gate" / "report.html"
     return "\n".join(
         [

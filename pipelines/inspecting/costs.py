@@ -12,10 +12,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from pipelines.inspecting import graph
+from pipelines.inspecting.drawing import size
 from pipelines.inspecting.graph import Graph
 from pipelines.inspecting.subject import Subject
 from pipelines.inspecting.trail import LOSS, NETWORK, Call, Trail, Watcher, hooked
 
+HEADER = ("calls", "forward ms", "own ms", "backward ms", "weights", "keeps", "allocates")
+"""Over the figures of a module."""
 REPEATS = 5
 """Steps of which each time is the median, after one that is not counted."""
 RANGE = "module "
@@ -40,6 +43,11 @@ class Module:
     """What its own nodes keep for the backward pass."""
     allocated_bytes: int = 0
     """What its calls took from the allocator and had not given back at their end."""
+
+    def figures(self) -> tuple[Any, ...]:
+        """Gives what a table shows of it, under HEADER."""
+        sizes = map(size, (self.weight_bytes, self.saved_bytes, self.allocated_bytes))
+        return (self.calls, self.forward_ms, self.own_ms, self.backward_ms, *sizes)
 
 
 @dataclass

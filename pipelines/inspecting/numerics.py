@@ -4,7 +4,6 @@ Dropout is off in all of them, so that what differs is the computation. Shapes: 
 """
 
 import copy
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipelines import batches
+from pipelines import batches, compiling
 from pipelines.examples import step_seed
 from pipelines.inspecting.peers import WORLD, Peers, Work
 from pipelines.inspecting.subject import Subject
@@ -121,7 +120,7 @@ def _ranked(subject: Subject, network: nn.Module, peers: Peers | None) -> Comput
 
 def _compiled(subject: Subject, network: nn.Module, peers: Peers | None) -> tuple[Computed, str]:
     assert peers is not None
-    if subject.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if subject.device.type == "cpu" and not compiling.has_compiler():
         raise RuntimeError("torch.compile needs a C++ compiler, and there is none")
     work = Work(network, subject.batch(), subject.task.train.loss, subject.config, str(subject.device), True)
     computed, breaks = peers.compiled(work, COMPILE_SECONDS)

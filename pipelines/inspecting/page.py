@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from pipelines.inspecting.costs import HEADER
 from pipelines.inspecting.drawing import draw, shapes, size
 from pipelines.inspecting.findings import few
 from pipelines.inspecting.text import number, span
@@ -151,21 +152,8 @@ def _values(report: "Report") -> str:
 
 def _costs(report: "Report") -> str:
     cost = report.costs
-    rows = [
-        (
-            entry.module,
-            entry.kind,
-            entry.calls,
-            entry.forward_ms,
-            entry.own_ms,
-            entry.backward_ms,
-            size(entry.weight_bytes),
-            size(entry.saved_bytes),
-            size(entry.allocated_bytes),
-        )
-        for entry in cost.modules
-    ]
-    header = ("module", "class", "calls", "forward ms", "own ms", "backward ms", "weights", "keeps", "allocates")
+    rows = [(entry.module, entry.kind, *entry.figures()) for entry in cost.modules]
+    header = ("module", "class", *HEADER)
     operators = [(one.name, one.calls, one.own_ms, one.device_ms, size(one.allocated_bytes)) for one in cost.operators]
     peak = f" At most {size(cost.peak_bytes)} on the GPU." if cost.peak_bytes is not None else ""
     head = (

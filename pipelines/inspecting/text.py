@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipelines.inspecting.costs import HEADER
 from pipelines.inspecting.drawing import shapes, short, size
 from pipelines.inspecting.findings import few
 
@@ -84,20 +85,8 @@ def _values(report: "Report") -> str:
 
 def _costs(report: "Report") -> str:
     cost = report.costs
-    rows = [
-        (
-            entry.module,
-            entry.calls,
-            entry.forward_ms,
-            entry.own_ms,
-            entry.backward_ms,
-            size(entry.weight_bytes),
-            size(entry.saved_bytes),
-            size(entry.allocated_bytes),
-        )
-        for entry in cost.modules
-    ]
-    header = ("module", "calls", "forward ms", "own ms", "backward ms", "weights", "keeps", "allocates")
+    rows = [(entry.module, *entry.figures()) for entry in cost.modules]
+    header = ("module", *HEADER)
     operators = [(entry.name, entry.calls, entry.own_ms, entry.device_ms) for entry in cost.operators[:MOST_OPERATORS]]
     peak = f", at most {size(cost.peak_bytes)} on the GPU" if cost.peak_bytes is not None else ""
     phases = f"batch {cost.batch_ms:.3g} ms, forward {cost.forward_ms:.3g} ms, backward {cost.backward_ms:.3g} ms{peak}"
