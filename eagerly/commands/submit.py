@@ -24,7 +24,6 @@ The code travels with the job. `eagerly submit TASK --help` shows all flags; `ea
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 MOST_NAME = 47
 """KubeRay's own limit for the names of RayJobs, from which it makes longer ones."""
-HERE_ONLY = ("sqlite", "file", "")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -262,7 +261,7 @@ def _tracking(address: str, here: bool) -> str:
 
     uri = tracking.uri()
     parts = urlsplit(uri)
-    if not here and (parts.scheme in HERE_ONLY or parts.hostname in LOOPBACK):
+    if not here and (parts.scheme in tracking.ONE_MACHINE or parts.hostname in LOOPBACK):
         raise ValueError(
             f"runs are logged to {uri!r}, which is of this machine alone, and the cluster at {address} is another; "
             "start `mlflow server` where both reach it and set MLFLOW_TRACKING_URI to its http address"

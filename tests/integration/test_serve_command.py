@@ -81,7 +81,8 @@ def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":
 def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int, int]]":
     """The command once it says that it is ready, its port and that of its metrics."""
     port, metrics_port = free_ports()
-    process = eagerly(folder, "serve", "classifier", "--port", str(port), "--metrics-port", str(metrics_port))
+    where = ["--port", str(port), "--metrics-port", str(metrics_port)]
+    process = eagerly(folder, "serve", "classifier", *where, "--max-batch", "1")  # so that many items take long
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -92,6 +93,7 @@ def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int, int]]":
     yield process, port, metrics_port
     if process.poll() is None:
         process.kill()
+    process.communicate()
 
 
 def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tuple[subprocess.Popen[str], int, int]"):
@@ -124,9 +126,9 @@ def test_calls_in_flight_at_ctrl_c_are_answered(served: "tuple[subprocess.Popen[
         while in_flight(metrics_port) < IN_FLIGHT and time.monotonic() < until:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        assert not all(call.done() for call in calls)
         assert process.stdout is not None
         assert any(line.startswith("draining") for line in process.stdout)
+        assert not all(call.done() for call in calls)
         assert [len(call.result().results) for call in calls] == [1024] * IN_FLIGHT
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 0, complaint
