@@ -1,8 +1,8 @@
-"""Endpoints for benchmarks with all that a platform would turn on."""
+"""Endpoints for benchmarks with all that a platform would turn on, or with some of it."""
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from services import tokens
 from services.models import Stored
 
 DRIFT_EXAMPLES = 500
+FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe")
+"""What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Called:
 
 
 @contextlib.contextmanager
-def endpoint(stored: Stored, folder: Path, **flags: Any) -> Iterator[Called]:
-    """Serves a model with every feature on: tokens, access log, traces of 1 %, drift, abstention, a probe port.
+def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES, **flags: Any) -> Iterator[Called]:
+    """Serves a model with these of FEATURES on.
 
     folder: takes the log and the tokens. flags: fields of Serve besides, such as TLS's.
     """
@@ -41,20 +43,18 @@ def endpoint(stored: Stored, folder: Path, **flags: Any) -> Iterator[Called]:
     listed = folder / "tokens"
     listed.write_text(line)
     with collecting() as collector, contextlib.redirect_stdout(io.StringIO()):
-        args = Serve(
-            port=0,
-            metrics_port=0,
-            probe_port=0,
-            threads=1,
-            tokens=listed,
-            access_log=str(folder / "access.jsonl"),
-            otlp_endpoint=collector,
-            abstain_below=0.5,
-            **flags,
-        )
-        with serving(args, [stored]) as running:
-            ca = flags.get("tls_cert")
-            yield Called(running.address, (("authorization", f"Bearer {token}"),), ca)
+        ways: dict[str, dict[str, Any]] = {
+            "tokens": {"tokens": listed},
+            "log": {"access_log": str(folder / "access.jsonl")},
+            "traces": {"otlp_endpoint": collector},
+            "abstention": {"abstain_below": 0.5},
+            "probe": {"probe_port": 0},
+        }
+        for feature in features:
+            flags |= ways.get(feature, {})
+        with serving(Serve(port=0, metrics_port=0, threads=1, **flags), [stored]) as running:
+            metadata = (("authorization", f"Bearer {token}"),) if "tokens" in features else ()
+            yield Called(running.address, metadata, flags.get("tls_cert"))
 
 
 def watched(stored: Stored) -> Stored:

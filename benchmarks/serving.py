@@ -2,9 +2,11 @@
 
     python -m benchmarks.serving --pairs 9
     python -m benchmarks.serving --pairs 9 --all
+    python -m benchmarks.serving --pairs 9 --loads 32 --features log traces
 
-With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift and answers probes;
-the floor does none of it. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the
+With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift, abstains and
+answers probes, with --features those that are named; the floor does none of it. Both are sent the same calls, the token
+included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the
 same cores; N clients are N connections. Both servers run for the whole time, and within each pair they are loaded one
 after the other, in alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to
 benchmarks/results/serving.json, or serving-all.json. CPU time is the server's, beside which Ray's own processes count
@@ -20,16 +22,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.cpu import Tree
-from benchmarks.features import Called, watched
+from benchmarks.features import FEATURES, Called, watched
 from benchmarks.features import endpoint as featured
 from benchmarks.load import Figures, Load, image_request
-from eagerly.commands.serve import Serve, serving
 from services.models import Stored
 
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128), Load(1, 32))
@@ -44,6 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs per load")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
+    parser.add_argument(
+        "--loads",
+        type=Load.parse,
+        nargs="+",
+        default=LOADS,
+        help="as 32 for so many connections, or 1x32 for streams on one",
+    )
+    parser.add_argument("--features", nargs="+", choices=FEATURES, default=(), help="turn these of the endpoint on")
     parser.add_argument("--all", action="store_true", help="turn every feature of the endpoint on, but for TLS")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
@@ -51,7 +60,9 @@ def main() -> None:
         request = Path(scratch) / "request"
         request.write_bytes(image_request(SIDE))
         address, pid = stack.enter_context(_floor(Path(stored.folder)))
-        floor, endpoint = Called(address), stack.enter_context(_endpoint(stored, Path(scratch), arguments.all))
+        features = FEATURES if arguments.all else arguments.features
+        endpoint = stack.enter_context(_endpoint(stored, Path(scratch), features))
+        floor = Called(address, endpoint.metadata)
         trees = {floor: Tree(pid), endpoint: Tree(os.getpid(), without=(pid,))}
 
         def measure(called: Called, load: Load) -> Figures:
@@ -59,10 +70,10 @@ def main() -> None:
 
         for called in trees:
             measure(called, LOADS[1])
-        results = [(load, pairs(load, (floor, endpoint), measure, arguments.pairs)) for load in LOADS]
+        results = [(load, pairs(load, (floor, endpoint), measure, arguments.pairs)) for load in arguments.loads]
     report(results, ("floor", "endpoint"))
     print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
-    keep(results, "serving-all" if arguments.all else "serving")
+    keep(results, "-".join(("serving", "all") if arguments.all else ("serving", *features)))
 
 
 def convnet(folder: Path) -> Stored:
@@ -92,14 +103,11 @@ def _floor(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def _endpoint(stored: Stored, scratch: Path, full: bool) -> Iterator[Called]:
-    """Runs the endpoint as a user gets it, or with every feature on, and the model as the floor runs it."""
-    if full:
-        with featured(watched(stored), scratch, paths="eager") as called:
-            yield called
-    else:
-        with serving(Serve(port=0, metrics_port=0, threads=1, paths="eager"), [stored]) as running:
-            yield Called(running.address)
+def _endpoint(stored: Stored, scratch: Path, features: Collection[str]) -> Iterator[Called]:
+    """Runs the endpoint as a user gets it, with some features on, and the model as the floor runs it."""
+    model = watched(stored) if "drift" in features else stored
+    with featured(model, scratch, features, paths="eager") as called:
+        yield called
 
 
 def pairs(
