@@ -25,7 +25,9 @@ MARGIN = 1.05
 LOSS = 0.95
 """The least that it may be on either."""
 BUDGET_S = 0.8
-"""Seconds for all paths of a model; a run that might not end within them is not begun."""
+"""Seconds that the trials of a model usually take at the most."""
+PATIENCE_S = 3.0
+"""Seconds until each path of a slow model must have had its fewest rounds; nothing that might end later is begun."""
 ROUNDS = 15
 LEAST_ROUNDS = 3
 FEW = 8
@@ -104,12 +106,20 @@ def ways(word: str, tolerance: float) -> tuple[Way, ...]:
     return (*exact, Way("bfloat16", rewrites.bfloat16, tolerance)) if word == "fast" else exact
 
 
-def choose(model: Any, full: list[Any], ways: tuple[Way, ...], budget_s: float = BUDGET_S) -> Choice:
-    """Tries ways on a full batch of inputs that the model takes; blocks for about the budget at the most.
+def choose(
+    model: Any,
+    full: list[Any],
+    ways: tuple[Way, ...],
+    budget_s: float = BUDGET_S,
+    patience_s: float = PATIENCE_S,
+) -> Choice:
+    """Tries ways on a full batch of inputs that the model takes; blocks for about the budget.
 
-    A batch for which the budget is too short is cut. The model must have been warmed up.
+    A batch for which the budget is too short is cut; a model that is slow even so has until patience_s for the fewest
+    rounds that tell something. The model must have been warmed up.
     """
-    until = time.monotonic() + budget_s
+    now = time.monotonic()
+    usual, last = now + budget_s, now + max(budget_s, patience_s)
     eager = Trial(EAGER, model.predict)
     if not ways or not hasattr(model, "network"):
         return Choice(EAGER, model.predict)
@@ -118,12 +128,12 @@ def choose(model: Any, full: list[Any], ways: tuple[Way, ...], budget_s: float =
     trials, longest_s = [], 0.0
     for way in ways:
         began = time.monotonic()
-        if began + longest_s > until:
+        if began + longest_s > last:
             trials.append(Trial(way.name, refusal="no time to try it"))
             continue
         trials.append(_trial(way, model, full, expected))
         longest_s = max(longest_s, time.monotonic() - began)
-    _measure(eager, trials, full, _clock(model.network), until)
+    _measure(eager, trials, full, _clock(model.network), (usual, last))
     return _fastest(eager, trials)
 
 
@@ -155,13 +165,19 @@ def _trial(way: Way, model: Any, full: list[Any], expected: tuple[list[Any], lis
     return trial
 
 
-def _measure(eager: Trial, trials: list[Trial], full: list[Any], clock: Callable[[], float], until: float) -> None:
-    """Times eager and the paths that nothing speaks against in turn, for as many rounds as there is time."""
+def _measure(
+    eager: Trial, trials: list[Trial], full: list[Any], clock: Callable[[], float], until: tuple[float, float]
+) -> None:
+    """Times eager and the paths that nothing speaks against in turn.
+
+    until: when the rounds end, and when even the fewest rounds do.
+    """
+    usual, last = until
     round_s = 0.0
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         able = [trial for trial in trials if not trial.refusal]
         began = time.monotonic()
-        if not able or began + round_s > until:
+        if not able or began + round_s > (last if number < LEAST_ROUNDS else usual):
             return
         eager.run(full, clock)
         for trial in able:

@@ -110,10 +110,17 @@ def test_a_model_without_a_network_runs_as_it_is_written():
 def test_trials_end_when_their_time_is_up():
     model = Scores(seconds=0.05)
     began = time.monotonic()
-    choice = paths.choose(model, model.examples() * 32, (Way("same", copy.copy, 0.0),) * 30, budget_s=0.2)
+    ways = (Way("same", copy.copy, 0.0),) * 30
+    choice = paths.choose(model, model.examples() * 32, ways, budget_s=0.2, patience_s=0.2)
     assert choice.name == "eager"
     assert "no time to try it" in choice.report[-1]
     assert time.monotonic() - began < 2
+
+
+def test_a_slow_model_has_the_time_that_its_fewest_rounds_take():
+    model = Scores(seconds=0.05)
+    choice = paths.choose(model, model.examples() * 32, (Way("same", copy.copy, 0.0),), budget_s=0.1, patience_s=60)
+    assert "times as fast" in choice.report[0]
 
 
 def models() -> list[Any]:
