@@ -27,7 +27,7 @@ def optimizer(config: Settings, groups: list[dict[str, Any]]) -> torch.optim.Opt
     """Makes the optimizer the settings name; fused kernels where PyTorch has them."""
     shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
-        made = torch.optim.SGD(groups, momentum=config.momentum, fused=True, **shared)
+        made = torch.optim.SGD(groups, momentum=config.momentum, fused=is_fused(config), **shared)
         if config.momentum:  # PyTorch makes them in the first step, and leaves them unwritten when that is skipped
             for parameter in parameters_of(made):
                 made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -36,6 +36,11 @@ def optimizer(config: Settings, groups: list[dict[str, Any]]) -> torch.optim.Opt
         return torch.optim.RMSprop(groups, momentum=config.momentum, **shared)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, fused=True, **shared)
+
+
+def is_fused(config: Settings) -> bool:
+    """Says whether PyTorch has a fused kernel for the optimizer; SGD's does not take weights in shares."""
+    return config.optimizer != "rmsprop" and not (config.optimizer == "sgd" and config.shard)
 
 
 def parameters_of(made: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -81,7 +86,7 @@ class Stepper:
         """What the guards have made of the learning rate."""
         self.norms: list[Tensor] = []
         """The gradient's norm at each step since they were last taken; not finite where the step was skipped."""
-        self.skips_on_device = config.guards and config.optimizer != "rmsprop" and device.type != "cpu"
+        self.skips_on_device = config.guards and is_fused(config) and device.type != "cpu"
         self._zero, self._one = torch.zeros((), device=device), torch.ones((), device=device)
         self._reducing = False
         kinds = {(type(parameter), parameter.dtype) for parameter in self.parameters}

@@ -25,6 +25,14 @@ def test_shares_learn_what_copies_learn(tmp_path: Path, pair: training.Pair) -> 
     assert artifact.verify(tmp_path / "shares" / "artifact") == first.named("test")[0]["digest"]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_shares_learn_by_every_optimizer(tmp_path: Path, pair: training.Pair, optimizer: str) -> None:
+    flags = PLAIN | {"epochs": 1, "batch_size": 256, "optimizer": optimizer, "lr": 0.001}
+    copies = pair.run(training.train_ranked, tmp_path / "copies", flags)[0]
+    shares = pair.run(training.train_ranked, tmp_path / "shares", flags | {"shard": True})[0]
+    assert shares.losses == pytest.approx(copies.losses, abs=1e-5)
+
+
 def test_shares_accumulate_and_scale_the_loss_as_copies_do(tmp_path: Path, pair: training.Pair) -> None:
     flags = PLAIN | {"epochs": 1, "accumulate": 3, "optimizer": "adam", "amp": "fp16", "lr": 0.001}
     copies = pair.run(training.train_ranked, tmp_path / "copies", flags)[0]
