@@ -38,7 +38,7 @@ def assemble(
     model.to(device)
     work = Workload(task.train.loss, train, config, place, numerics.autocast(config, device))
     settled = choices.settle(network, work, run_dir, steps, emit)
-    pieces = memory.recorded(run_dir, place.world, device)
+    pieces = memory.recorded(run_dir, memory.STEPS, place)
     replica = replicate(
         settled.replica, settled.accumulate * pieces, place.world, getattr(task.train, "STATIC_GRAPH", True)
     )

@@ -80,7 +80,8 @@ def measure(
 
     def measured(network: nn.Module, batch: Any) -> dict[str, Tensor]:
         logits_BC, label_B = train.scored(network, batch)
-        see(logits_BC / temperature, label_B)
-        return train.tally(logits_BC / temperature, label_B) | {"uncalibrated": reliability(logits_BC, label_B)}
+        sums = train.tally(logits_BC / temperature, label_B) | {"uncalibrated": reliability(logits_BC, label_B)}
+        see(logits_BC / temperature, label_B)  # last: a batch that memory does not suffice for comes again
+        return sums
 
     return measured

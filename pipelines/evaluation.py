@@ -3,15 +3,15 @@
 Shapes: B examples of a batch, C labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pipelines import batches, calibration, collectives, results, sharding
+from pipelines import batches, calibration, collectives, memory, results, sharding
 from pipelines.examples import Split
 from pipelines.place import Place
 
@@ -19,6 +19,7 @@ Measure = Callable[[nn.Module, Any], dict[str, Tensor]]
 Columns = dict[str, Tensor]
 """By name, a number for each example of a split; float64 [N]."""
 LEAST_BATCH = 256
+T = TypeVar("T")
 
 
 class Evaluator:
@@ -31,25 +32,73 @@ class Evaluator:
         place: Place,
         autocast: Callable[[], AbstractContextManager[Any]],
         batch_size: int,
+        pieces: int,
+        emit: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Takes the task's `train` module, and the batch size of training over all ranks."""
+        """Takes the task's `train` module, and the batch size of training over all ranks.
+
+        pieces: how many a batch is cut into for want of memory, as far as known. emit: is told when it is more.
+        """
         self.train, self.network, self.place, self.autocast = train, network, place, autocast
         self.device = torch.device(place.device)
-        self.size = max(LEAST_BATCH, batch_size // place.world)
+        self.most, self.pieces, self.emit = max(LEAST_BATCH, batch_size // place.world), pieces, emit
+
+    @property
+    def size(self) -> int:
+        """How many examples are computed at a time."""
+        return -(-self.most // self.pieces)
 
     @torch.no_grad()
     def evaluate(self, split: Split, measure: Measure | None = None) -> dict[str, Tensor]:
         """Sums the statistics of a split over all ranks; the task's own unless others are given."""
         measured = measure or self.train.measure
         own, sums = self.share(split), dict[str, Tensor]()
-        for index_B in own or [torch.zeros(1, dtype=torch.int64)]:
-            with self.autocast():
-                part = measured(self.network, split.batch(index_B.to(self.device), None))
+        for part in self.over(split, own or [torch.zeros(1, dtype=torch.int64)], measured):
             sums = {key: sums[key] + value for key, value in part.items()} if sums else part
-        self.keep_up(split, len(own) or 1, measured)
         if not own:  # fewer examples than ranks: this rank says nothing, in the same shapes
             sums = {key: torch.zeros_like(value) for key, value in sums.items()}
         return collectives.sum_statistics(sums, self.place.world)
+
+    def over(self, split: Split, own: list[Tensor], measured: Callable[[nn.Module, Any], T]) -> Iterator[T]:
+        """Measures batches of a split, in their order and in smaller ones from where memory does not suffice.
+
+        All ranks call it together, and take as small batches the next time. Raises memory.Exhausted when the network
+        is sharded, and ValueError when not even a single example fits.
+        """
+        known, waiting = self.pieces, own[::-1]
+        while waiting:
+            index_B = waiting.pop()
+            if len(index_B) > self.size:
+                waiting += reversed(index_B.split(self.size))
+            elif (found := self._attempt(split, index_B, measured)) is not None:
+                yield found
+            else:
+                self.pieces = self._cut(len(index_B))
+                waiting.append(index_B)
+        self.keep_up(split, len(own), measured)
+        pieces = torch.tensor(self.pieces, device=self.device)
+        self.pieces = int(collectives.most_over_ranks(pieces, self.place.world))
+        if self.pieces > known:
+            self.emit({"event": "memory", memory.EVALUATION: self.pieces})
+
+    def _attempt(self, split: Split, index_B: Tensor, measured: Callable[[nn.Module, Any], T]) -> T | None:
+        """Measures a batch; None when memory did not suffice, by now freed."""
+        try:
+            with self.autocast():
+                return measured(self.network, split.batch(index_B.to(self.device), None))
+        except (RuntimeError, MemoryError) as problem:
+            if not memory.is_short(problem):
+                raise
+            if sharding.is_sharded(self.network):  # other ranks wait in the middle of this batch
+                raise memory.Exhausted(self._cut(len(index_B)), memory.EVALUATION) from problem
+        return None
+
+    def _cut(self, examples: int) -> int:
+        """Says into how many pieces batches are to be cut, to have fewer examples than one that did not fit."""
+        pieces = memory.more_pieces(self.pieces, self.most)
+        while -(-self.most // pieces) >= examples:
+            pieces = memory.more_pieces(pieces, self.most)
+        return pieces
 
     def share(self, split: Split) -> list[Tensor]:
         """Lists this rank's part of a split in batches, with the network ready for them; may be empty."""
@@ -69,12 +118,8 @@ class Evaluator:
     @torch.no_grad()
     def calibrate(self, split: Split) -> float:
         """Finds the temperature that makes confidence honest on a split of which the task gives logits."""
-        parts = []
-        for index_B in self.share(split):
-            with self.autocast():
-                logits_BC, target_B = self.train.scored(self.network, split.batch(index_B.to(self.device), None))
-            parts.append((logits_BC.float(), target_B))
-        self.keep_up(split, len(parts), self.train.scored)
+        found = self.over(split, self.share(split), self.train.scored)
+        parts = [(logits_BC.float(), target_B) for logits_BC, target_B in found]
         return calibration.fit(parts, self.place.world, self.device)
 
     def test(self, model: Any, valid: Split, test: Split) -> tuple[dict[str, Tensor], dict[str, float], Columns]:

@@ -115,7 +115,9 @@ class Worker:
         self.stepper = assemble(task, config, self.model, self.train, place, run_dir, self.total_steps, emit)
         self.pieces = self.stepper.pieces
         self.guards = Guards(config, self.network, emit, self.diverged)
-        self.evaluator = Evaluator(task.train, self.network, place, self.stepper.autocast, config.batch_size)
+        pieces = memory.recorded(run_dir, memory.EVALUATION, place)
+        autocast, size = self.stepper.autocast, config.batch_size
+        self.evaluator = Evaluator(task.train, self.network, place, autocast, size, pieces, emit)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.checkpoint_steps = checkpoint_steps
@@ -219,7 +221,8 @@ class Worker:
         in_epoch = self.progress.batch > 0  # at an epoch's end they are alike
         buffers_RN = collectives.gather_buffers(self.network, self.place.world) if in_epoch else None
         counters = {"progress": asdict(self.progress), "guards": self.guards.state()}
-        return {**state, "buffers": buffers_RN, **counters, **self.stepper.state()}
+        pieces = {memory.EVALUATION: self.evaluator.pieces}
+        return {**state, "buffers": buffers_RN, **counters, **pieces, **self.stepper.state()}
 
     def save(self, score: float | None = None) -> None:
         """Writes a checkpoint beside the training; all ranks take part, and rank 0 writes it."""
@@ -259,6 +262,7 @@ class Worker:
             collectives.set_buffers(self.network, buffers_RN[self.place.rank] if alike else buffers_RN.mean(0))
         self.best, self.progress = state["best"], Progress(**state["progress"])
         self.pieces = self.stepper.pieces
+        self.evaluator.pieces = max(self.evaluator.pieces, state.get(memory.EVALUATION, 1))
         if "guards" in state:
             self.guards.restore(state["guards"], self.progress.step)
 

@@ -72,12 +72,15 @@ def of_logits(logits_BC: Tensor, label_B: Tensor) -> dict[str, Tensor]:
 def gather(parts: list[dict[str, Tensor]], own: list[Tensor], count: int, world: int) -> dict[str, Tensor]:
     """Puts all ranks' columns together, in the order of the split; float64 [N] each, the same on every rank.
 
-    `own` lists the places that a rank's parts are of; a rank without any gives parts of which only names count.
+    `own` lists the places that a rank's parts are of, in their order, however they are batched; of parts beyond them,
+    as a rank without any place gives, only names count.
     """
     names = sorted(parts[0])
     table_NM = torch.zeros(count, len(names), dtype=torch.float64, device=parts[0][names[0]].device)
-    for index_B, part in zip(own, parts, strict=False):
-        table_NM[index_B.to(table_NM.device)] = torch.stack([part[name].double() for name in names], 1)
+    if own:
+        index_N = torch.cat(own).to(table_NM.device)
+        columns = [torch.cat([part[name].double() for part in parts])[: len(index_N)] for name in names]
+        table_NM[index_N] = torch.stack(columns, 1)
     collectives.sum_over_ranks(table_NM, world)
     return dict(zip(names, table_NM.cpu().unbind(1), strict=True))
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 import training
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training import PLAIN
 
-from pipelines import loop, memory, tasks
+from pipelines import loop, memory, results, tasks
 from pipelines.place import Place
 
 SHORT: dict[str, Any] = PLAIN | {"epochs": 2, "batch_size": 256}
@@ -44,8 +45,32 @@ def tight(room: int, where: str = "forward", error: type[Exception] = torch.OutO
         found = real.loss(network, batch)
         return Full.apply(found) if len(batch.targets) > room else found  # type: ignore[return-value]
 
-    train = SimpleNamespace(**{**vars(real), "loss": loss})
+    return with_train(task, SimpleNamespace(**{**vars(real), "loss": loss}))
+
+
+def with_train(task: Any, train: Any) -> Any:
     return SimpleNamespace(name=task.name, folder=task.folder, data=task.data, model=task.model, train=train)
+
+
+def narrow(room: int) -> Any:
+    """Makes a classifier that has room for so many images at once when it is evaluated."""
+    task = tasks.find("classifier")
+    train = SimpleNamespace(**vars(task.train))
+
+    def scored(network: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        found = task.train.scored(network, batch)
+        if len(batch.targets) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return found
+
+    def tally(logits_BK: Tensor, targets_B: Tensor) -> dict[str, Tensor]:
+        if len(targets_B) > room // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return task.train.tally(logits_BK, targets_B)
+
+    train.scored, train.tally = scored, tally
+    train.measure = lambda network, batch: tally(*scored(network, batch))
+    return with_train(task, train)
 
 
 def learn(folder: Path, task: Any, place: Place | None = None, **flags: Any) -> training.Outcome:
@@ -54,6 +79,17 @@ def learn(folder: Path, task: Any, place: Place | None = None, **flags: Any) -> 
     config = tasks.find("classifier").config.Config(**flags)
     outcome.metrics = loop.run(task, config, folder, place or Place(), outcome.events.append)
     return outcome
+
+
+def learn_until(folder: Path, task: Any, step: int) -> None:
+    """Learns with a checkpoint every 3 steps, and raises Stopped after a step."""
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "steps" and event["first"] >= step:
+            raise training.Stopped
+
+    folder.mkdir(parents=True)
+    loop.run(task, tasks.find("classifier").config.Config(**SHORT), folder, Place(), emit, None, 3)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -77,23 +113,15 @@ def test_every_example_still_counts_once(tmp_path: Path) -> None:
 
 def test_the_pieces_are_part_of_the_checkpoint(tmp_path: Path) -> None:
     whole = learn(tmp_path / "whole", tight(70), **SHORT)
-    stopped = training.Outcome(tmp_path / "parts")
-
-    def emit(event: dict[str, Any]) -> None:
-        stopped.events.append(event)
-        if event["event"] == "steps" and event["first"] >= 7:
-            raise training.Stopped
-
-    config = tasks.find("classifier").config.Config(**SHORT)
     with pytest.raises(training.Stopped):
-        loop.run(tight(70), config, tmp_path / "parts", Place(), emit, None, 3)
+        learn_until(tmp_path / "parts", tight(70), 7)
     parts = learn(tmp_path / "parts", tight(10_000), **SHORT)
     assert not parts.named("memory")
     assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
 
 
 def test_no_room_for_a_single_example_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="out of memory with a single example per micro-batch; use a smaller network"):
+    with pytest.raises(ValueError, match="out of memory with a single example at a time; use a smaller network"):
         learn(tmp_path, tight(0), **SHORT)
 
 
@@ -157,3 +185,52 @@ def test_ranks_that_cannot_go_back_say_so_and_the_next_start_cuts(
 def learn_tight(rank: int, folder: Path, poor: int | None, where: str, flags: dict[str, Any]) -> training.Outcome:
     """Learns as one of the pair; rank `poor`, or each, has room for a third of a share."""
     return learn(folder, tight(10_000 if poor == 1 - rank else 40, where), Place(rank, 2), **flags)
+
+
+def test_evaluation_in_smaller_batches_gives_the_same_metrics(tmp_path: Path) -> None:
+    roomy = training.train(tmp_path / "roomy", **SHORT)
+    short = learn(tmp_path / "short", narrow(70), **SHORT)
+    assert [event["evaluation"] for event in short.named("memory")] == [8]  # 256 at a time, then 32
+    assert short.losses == roomy.losses
+    assert short.metrics == pytest.approx(roomy.metrics, abs=1e-9)
+    for one, other in zip(short.named("epoch"), roomy.named("epoch"), strict=True):
+        assert one["metrics"] == pytest.approx(other["metrics"], abs=1e-9)
+    columns = [load_file(outcome.folder / results.FILE) for outcome in (short, roomy)]
+    assert columns[0].keys() == columns[1].keys()
+    assert all(torch.allclose(value, columns[1][name], atol=1e-5) for name, value in columns[0].items())
+
+
+def test_how_evaluation_is_cut_is_part_of_the_checkpoint(tmp_path: Path) -> None:
+    whole = learn(tmp_path / "whole", narrow(70), **SHORT)
+    with pytest.raises(training.Stopped):
+        learn_until(tmp_path / "parts", narrow(70), 7)
+    parts = learn(tmp_path / "parts", narrow(70), **SHORT)
+    assert not parts.named("memory")
+    assert parts.metrics == whole.metrics
+
+
+def test_no_room_to_evaluate_a_single_example_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="out of memory with a single example at a time; use a smaller network"):
+        learn(tmp_path, narrow(0), **SHORT)
+
+
+def test_a_rank_that_runs_out_in_evaluation_cuts_alone_and_then_all_do(tmp_path: Path, pair: training.Pair) -> None:
+    alone = training.train(tmp_path / "alone", **SHORT)
+    both = pair.run(learn_narrow, tmp_path / "pair", 1, SHORT)
+    assert [event["evaluation"] for event in both[0].named("memory")] == [4]
+    assert both[0].metrics == pytest.approx(alone.metrics, abs=1e-4)
+
+
+def test_ranks_with_shares_cannot_cut_alone_and_the_next_start_does(tmp_path: Path, pair: training.Pair) -> None:
+    flags = SHORT | {"shard": True}
+    whole = pair.run(training.train_ranked, tmp_path / "whole", flags)[0]
+    with pytest.raises(memory.Exhausted, match="when resumed, cuts the batches of its evaluation into 4 pieces"):
+        pair.run(learn_narrow, tmp_path / "pair", None, flags)
+    assert json.loads((tmp_path / "pair" / memory.NAME).read_text()) == {memory.EVALUATION: 4}
+    both = pair.run(learn_narrow, tmp_path / "pair", None, flags)
+    assert both[0].metrics == pytest.approx(whole.metrics, abs=1e-6)
+
+
+def learn_narrow(rank: int, folder: Path, poor: int | None, flags: dict[str, Any]) -> training.Outcome:
+    """Learns as one of the pair; rank `poor`, or each, evaluates a few examples at a time."""
+    return learn(folder, narrow(10_000 if poor == 1 - rank else 130), Place(rank, 2), **flags)
