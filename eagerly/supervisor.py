@@ -1,6 +1,6 @@
 """The first process of a submitted job: runs `eagerly train`, and once more where it was killed; says how it goes on.
 
-It imports nothing heavy, so that training begins at once. Its lines that begin with jobs.MARK are for programs.
+It imports nothing heavy, so that training begins at once. Some of its lines are for programs (job_log.py).
 """
 
 import contextlib
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from eagerly.commands.progress import State
-from pipelines import cluster, history, runs, sealed
-from pipelines.jobs import MARK
+from pipelines import cluster, history, job_log, runs, sealed
 from pipelines.journal import Reader
 
 SAY_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 1.0, 10.0, 600.0
@@ -132,9 +131,8 @@ class Supervisor:
 
     def _listen(self, output: IO[str]) -> None:
         for line in output:
-            if line.startswith(MARK):
-                with contextlib.suppress(ValueError):
-                    self.said |= json.loads(line.removeprefix(MARK))
+            if line.startswith(job_log.MARK):
+                self.said |= job_log.read(line)
             else:
                 self.print(line.rstrip("\n"))
 
@@ -165,13 +163,12 @@ class Supervisor:
             print(text, flush=True)
 
     def say(self, force: bool = False) -> None:
-        """Writes a line for programs when there is news."""
+        """Writes a line for programs, with all there is to say, when there is news."""
         now = time.monotonic()
         pause = SAY_SECONDS if time.time() - self.said["begun"] < SELDOM_AFTER_SECONDS else SELDOM_SECONDS
-        news = {key: value for key, value in self.said.items() if self.printed.get(key) != value}
-        if news and (force or now - self.last_print >= pause):
+        if self.said != self.printed and (force or now - self.last_print >= pause):
             with self.lock:
-                print(MARK + json.dumps(news), flush=True)
+                print(job_log.line(self.said), flush=True)
             self.printed, self.last_print = {**self.said}, now
             sealed.put(self.folder / history.STATUS, json.dumps(self.said))
 

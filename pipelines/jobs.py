@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipelines import cluster
+from pipelines import cluster, job_log
 from pipelines.settings import Launch
 
-MARK = "@eagerly "
-"""Begins the lines of a job's log that say how it goes on, as JSON; people are shown the others."""
 CONNECT_SECONDS = 5.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STATUS = {"PENDING": "starting", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped"}
 DASHBOARD_PORT = 8265
+TAILS = (100, 5000)
+"""How many lines of a log's end are read to learn how a job goes on, and then, when people are told so much."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Job:
     begun: float
     ended: float | None
     message: str
+    node: str = ""
+    """Ray's id of the machine where its log is, once it has begun."""
     said: dict[str, Any] = field(default_factory=dict)
     """phase, step, steps, loss, left_s, restarts, position, run_dir, mlflow, as far as known."""
 
@@ -185,12 +187,20 @@ class Cluster:
         return None if job is None else self.heard(job)
 
     def heard(self, job: Job) -> Job:
-        """Adds what the job's supervisor said last."""
-        lines = [line for line in self.logs(job) if line.startswith(MARK)]
+        """Adds what the job's supervisor said last, which is read from the end of its log, however long that is."""
         said: dict[str, Any] = {}
-        for line in lines:
-            said |= _read(line)
+        for count in TAILS:
+            lines = self._tail(job, count)
+            if (said := job_log.latest(lines)) or len(lines) < count:
+                break
         return Job(**{**job.__dict__, "said": said})
+
+    def _tail(self, job: Job, count: int) -> list[str]:
+        """Gives the last lines of a job's log; none where the machine that has it is gone."""
+        asked = {"node_id": job.node, "filename": f"job-driver-{job.submission}.log", "lines": count}
+        with _sentences(self.address):
+            reply = self._client._do_request("GET", "/api/v0/logs/file", params=asked, timeout=30)
+        return reply.content.decode(errors="replace").splitlines() if reply.status_code == 200 else []
 
     def logs(self, job: Job) -> list[str]:
         """Gives the lines that the job has written, ours included."""
@@ -223,11 +233,6 @@ class Cluster:
 def connect(address: str) -> Cluster:
     """Finds a cluster by the address of its jobs server. Raises ValueError with a sentence when there is none."""
     return Cluster(address)
-
-
-def people_lines(lines: list[str]) -> list[str]:
-    """Leaves out of a log what is said for programs."""
-    return [line for line in lines if not line.startswith(MARK)]
 
 
 def _knock(address: str) -> None:
@@ -277,14 +282,8 @@ def _job(details: Any) -> Job:
     begun = (details.start_time or 0) / 1000
     ended = details.end_time / 1000 if details.end_time else None
     task, message = details.metadata.get("eagerly_task", ""), details.message or ""
-    return Job(name, task, details.submission_id, str(details.status.value), begun, ended, message)
-
-
-def _read(line: str) -> dict[str, Any]:
-    try:
-        return json.loads(line.removeprefix(MARK))
-    except ValueError:
-        return {}
+    state, node = str(details.status.value), details.driver_node_id or ""
+    return Job(name, task, details.submission_id, state, begun, ended, message, node)
 
 
 def _attempt(submission: str) -> int:

@@ -5,7 +5,6 @@ that has not been heard of for a while has died, and what it held is free again.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines import job_log
 from pipelines.settings import Launch
 
 ACTOR, NAMESPACE = "eagerly-turns-1", "eagerly"
@@ -179,7 +179,7 @@ def _wait(need: Need, meanwhile: Callable[[], None]) -> None:
     while (position := _answer(lambda turns: turns.ask.remote(asdict(need)))) != 0:
         if position not in (said, None):
             said = position
-            print("@eagerly " + json.dumps({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
+            print(job_log.line({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
         if position and not done:
             done = True
             try:
@@ -188,7 +188,7 @@ def _wait(need: Need, meanwhile: Callable[[], None]) -> None:
                 _answer(lambda turns: turns.leave.remote(need.name))
                 raise
         time.sleep(ASK_SECONDS)
-    print("@eagerly " + json.dumps({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
+    print(job_log.line({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
 
 
 def _beat(name: str, ended: threading.Event) -> None:

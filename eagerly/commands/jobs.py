@@ -149,7 +149,7 @@ def _link(run_id: str) -> str:
 
 
 def _logs(which: Which) -> int:
-    from pipelines import history, jobs
+    from pipelines import history, job_log, jobs
 
     there = _reach(which)
     job = there.job(which.name) if there else None
@@ -159,7 +159,7 @@ def _logs(which: Which) -> int:
     shown = 0
     while True:
         state = there.wait(job, 0)
-        lines = jobs.people_lines(there.logs(job))
+        lines = job_log.for_people(there.logs(job))
         for line in lines[shown:]:
             print(line, flush=True)
         shown = len(lines)

@@ -1,0 +1,66 @@
+"""How jobs go on is read from the end of their logs, whatever people's lines come between and however long they are."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pipelines import job_log, jobs
+
+LOGS: dict[str, list[str]] = {
+    "quiet": [job_log.line({"phase": "training", "step": 3, "steps": 9}), "one line", job_log.MARK + '{"phase": "tra'],
+    "chatty": [job_log.line({"phase": "training", "step": 4, "steps": 9}), *["so much"] * 1000],
+    "endless": [job_log.line({"phase": "training", "step": 5, "steps": 9}), *["so much"] * 100_000],
+    "mute": ["nothing for programs"],
+}
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Answers as Ray's dashboard does to what lists jobs; refuses to give a whole log."""
+
+    lines_sent = 0
+
+    def do_GET(self) -> None:
+        path, asked = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        if path == "/api/v0/logs/file":
+            assert asked["node_id"] == ["n1"]
+            name = asked["filename"][0].removeprefix("job-driver-").removesuffix(".log")
+            lines = LOGS[name][-int(asked["lines"][0]) :]
+            Dashboard.lines_sent += len(lines)
+            return self._say("\n".join(lines))
+        version = {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "session"}
+        job = {"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "", "start_time": 1000, "driver_node_id": "n1"}
+        listed = [{**job, "submission_id": name, "metadata": {"eagerly_name": name}} for name in LOGS]
+        answers = {"/api/version": version, "/api/v0/cluster_metadata": {"data": {"pythonVersion": "3.11.7"}}}
+        return self._say(json.dumps({**answers, "/api/jobs/": listed}[path]))
+
+    def _say(self, text: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[jobs.Cluster]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dashboard)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield jobs.connect(f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_bounded_end_of_each_log_says_how_the_jobs_go_on(there: jobs.Cluster) -> None:
+    steps = {job.name: there.heard(job).said.get("step") for job in there.jobs()}
+    assert steps == {"quiet": 3, "chatty": 4, "endless": None, "mute": None}
+    assert Dashboard.lines_sent <= len(LOGS) * sum(jobs.TAILS)
+
+
+def test_people_are_shown_what_is_not_for_programs() -> None:
+    assert job_log.for_people(LOGS["quiet"]) == ["one line"]
