@@ -90,6 +90,11 @@ def size(run_dir: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def has_begun(run_dir: Path) -> bool:
+    """Whether a run came to its training, or a search to a trial: before that there is nothing to keep."""
+    return any(event["event"] in ("start", "trial") for event in Reader(run_dir).new_events())
+
+
 def has_ended(run_dir: Path, offset: int) -> bool:
     """Whether a run came to its end in what its journal holds from `offset` bytes on."""
     return any(event["event"] == "test" for event in Reader(run_dir, offset=offset).new_events())

@@ -44,8 +44,13 @@ def main(run_dirs: list[str]) -> int:
         except Exception as problem:  # the boundary of this process: whatever went wrong is said to the parent
             result = {"run_dir": run_dir, "error": str(problem) or type(problem).__name__}
             failed = True
-        print(json.dumps(result), flush=True)
+        _tell(result)
     return int(failed)
+
+
+def _tell(said: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # a parent that was in a hurry has ended
+        print(json.dumps(said), flush=True)
 
 
 def of(folder: Path) -> "Recorder":
@@ -64,6 +69,8 @@ class End(threading.Event):
 
 def _wait_for_end(closed: End) -> None:
     closed.is_hurried = HURRY in sys.stdin.read()
+    if closed.is_hurried:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(round(HURRIED_SECONDS))
     closed.set()
 
 
@@ -132,7 +139,7 @@ class Recorder:
             closed.wait(wait)
 
     def _notice(self, sentence: str) -> None:
-        print(json.dumps({"run_dir": str(self.run_dir), "notice": sentence}), flush=True)
+        _tell({"run_dir": str(self.run_dir), "notice": sentence})
 
     @contextlib.contextmanager
     def _alone(self, closed: threading.Event) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The parent's side of the recorder process; standard library only."""
+"""The parent's side of the recorder process."""
 
 import contextlib
 import json
@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines import journal
+
 PATIENCE_SECONDS = 1800.0
 """The recorder ends by itself; this is for one that hangs, and leaves time to send a large model."""
+LEAVE_SECONDS = 5.0
+"""So long somebody who broke a run off waits for its recorder, which then goes on alone until MLflow answers or not."""
 NICENESS = 5
 """The recorder yields the processor to the training."""
 MOST_STARTS = 5
@@ -30,6 +34,12 @@ class NotRecorded(RuntimeError):
 
 def _say(sentence: str) -> None:
     print(f"eagerly: {sentence}", file=sys.stderr, flush=True)
+
+
+def later(folders: list[Path]) -> str:
+    """Says how to record what MLflow may lack."""
+    what = " ".join(map(str, folders))
+    return f"MLflow may lack some of it, which the folder keeps: `eagerly record {what}` brings it in"
 
 
 class Recording:
@@ -84,6 +94,8 @@ class Recording:
             if self._process.wait() >= 0 or not left:
                 return
             with self._lock:
+                if self._is_hurried:
+                    return
                 self._process = self._start(left)
                 if self._is_closing:
                     self._hang_up()
@@ -103,16 +115,18 @@ class Recording:
             self._process.stdin.write(b"hurry" if self._is_hurried else b"")
             self._process.stdin.close()
 
-    def _end(self, hurry: bool = False) -> None:
-        """Lets the recorder log what is there and end, if it does in time."""
+    def _end(self, patience_seconds: float, hurry: bool = False) -> bool:
+        """Lets the recorder log what is there and end; says whether it did in time."""
         with self._lock:
             self._is_closing, self._is_hurried = True, hurry
             self._hang_up()
-        self._thread.join(PATIENCE_SECONDS)
-        if self._thread.is_alive():
-            with self._lock:
-                self._process.kill()
-            self._process.wait()
+        self._thread.join(patience_seconds)
+        return not self._thread.is_alive()
+
+    def _kill(self) -> None:
+        with self._lock:
+            self._process.kill()
+        self._process.wait()
 
     def close(self) -> list[dict[str, Any]]:
         """Lets the recorder log what is there and end; returns a result for each run.
@@ -120,7 +134,8 @@ class Recording:
         Raises NotRecorded when MLflow did not take a run, saying how to try again.
         """
         with self._errors:
-            self._end()
+            if not self._end(PATIENCE_SECONDS):
+                self._kill()
             results = [self._results.get(str(folder), {"error": self._last_words()}) for folder in self._folders]
         for folder, result in zip(self._folders, results, strict=True):
             if "error" in result:
@@ -129,10 +144,18 @@ class Recording:
                 raise NotRecorded(sentence, [result for result in results if "error" not in result])
         return results
 
-    def abandon(self) -> None:
-        """Lets the recorder log what is there of runs that did not end, and end; it waits for no tracker."""
+    def abandon(self) -> list[Path]:
+        """Lets the recorder log what is there of runs that did not end, and end; it waits for no tracker.
+
+        Returns the folders of what MLflow may lack, after a few seconds at most: a recorder that waits for an answer
+        goes on alone, for at most half a minute, and ends.
+        """
         with self._errors:
-            self._end(hurry=True)
+            has_ended = self._end(LEAVE_SECONDS, hurry=True)
+        begun = [folder for folder in self._folders if journal.has_begun(folder)]
+        if not (has_ended or begun):
+            self._kill()
+        return [folder for folder in begun if "error" in self._results.get(str(folder), {"error": ""})]
 
     def _last_words(self) -> str:
         self._errors.seek(0)

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import sealed, tasks
-from pipelines.journal import Reader
+from pipelines import journal, sealed, tasks
 from pipelines.settings import Launch, Settings
 from pipelines.tasks import Task
 
@@ -78,7 +77,7 @@ def absolute(config: Settings) -> Settings:
 def discard(runs: list[Run]) -> None:
     """Removes the folders of runs that were refused before they took a step, as for data that cannot be read."""
     for run in runs:
-        if not any(event["event"] == "start" for event in Reader(run.folder).new_events()):
+        if not journal.has_begun(run.folder):
             shutil.rmtree(run.folder)
 
 

@@ -116,6 +116,8 @@ class Display:
         """Shows the last state and stops."""
         self._ended.set()
         self._thread.join()
+        self._print = partial(print, file=sys.stderr, flush=True)
+        self._show_notes()
 
     def say(self, phase: str) -> None:
         """Names what happens beside the training, such as registering."""
@@ -125,9 +127,12 @@ class Display:
         """Shows a sentence about something that is amiss, above the progress; from any thread."""
         self._notes.put(f"eagerly: {' '.join(sentence.split())}")
 
-    def _update(self) -> None:
+    def _show_notes(self) -> None:
         while not self._notes.empty():
             self._print(self._notes.get())
+
+    def _update(self) -> None:
+        self._show_notes()
         for reader, state in zip(self._readers, self._states, strict=True):
             for event in reader.new_events():
                 state.take(event)

@@ -69,12 +69,17 @@ def _record(work: Callable[[list[Run], Launch], None], planned: list[Run], launc
             work(planned, launch)
         except BaseException as problem:
             display.say("stopping")
-            recorder.abandon()
+            if lacking := recorder.abandon():
+                display.note(recording.later(lacking))
             if isinstance(problem, ValueError):
                 runs.discard(planned)
             raise
         display.say("registering")
-        return recorder.close()
+        try:
+            return recorder.close()
+        except KeyboardInterrupt:
+            display.note(recording.later(folders))
+            raise
 
 
 def _plan(words: list[str]) -> tuple[Launch, list[Run]]:

@@ -61,7 +61,8 @@ def _search(tuning: Tuning) -> Trial:
     try:
         best = ray_tuning.search(tuning, _say)
     except BaseException:
-        recorder.abandon()
+        if lacking := recorder.abandon():
+            _say(f"eagerly: {recording.later(lacking)}")
         raise
     journal = Journal(tuning.folder)
     journal.append({"event": "best", "number": best.number, "values": best.values, "value": best.value})

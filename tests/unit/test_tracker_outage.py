@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -246,5 +247,28 @@ def test_a_run_that_is_broken_off_waits_for_no_tracker(store: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     run = _run(store / "run", START, _steps(0, [3.0]), tracker_patience=9999.0)
     recorder_process = recording.Recording([run], lambda sentence: None)
-    recorder_process.abandon()
-    assert recorder_process.returncode == 1
+    assert recorder_process.abandon() == [run]
+    assert "`eagerly record" in recording.later([run])
+
+
+def test_a_tracker_that_never_answers_holds_up_nobody_who_breaks_a_run_off(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tracking.uri()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        run = _run(store / "run", START, _steps(0, [3.0, 2.0]))
+        follower = recording.Recording([run], lambda sentence: None)
+        connection, _ = silent.accept()  # it has asked
+        began = time.monotonic()
+        assert follower.abandon() == [run]
+        assert time.monotonic() - began < 2 * recording.LEAVE_SECONDS
+        connection.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", there)
+    _record(run)  # waits for the other, which gives up by itself
+    assert _history("train/loss") == [(0, 3.0), (1, 2.0)]
+    assert _runs()[0].info.status == "KILLED"
+
+
+def test_who_breaks_off_before_there_is_anything_is_told_of_nothing(store: Path) -> None:
+    assert recording.Recording([_run(store / "run")], lambda sentence: None).abandon() == []
