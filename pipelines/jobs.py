@@ -193,7 +193,7 @@ class Cluster:
             lines = self._tail(job, count)
             if (said := job_log.latest(lines)) or len(lines) < count:
                 break
-        return Job(**{**job.__dict__, "said": said})
+        return Job(**{**job.__dict__, "said": {**said, "begun": job.begun}})
 
     def _tail(self, job: Job, count: int) -> list[str]:
         """Gives the last lines of a job's log; none where the machine that has it is gone."""

@@ -99,7 +99,7 @@ def _list(which: Which) -> int:
 def _progress(said: dict[str, Any], ended: bool) -> tuple[str, str, str, str]:
     steps = f"{said['step']}/{said['steps']}" if said.get("steps") else ""
     left = "" if ended or said.get("left_s") is None else f"{said['left_s']} s"
-    if said.get("position"):
+    if said.get("position") and not ended:
         steps = f"place {said['position']} in the queue"
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["begun"])) if said.get("begun") else ""
     return steps, left, str(said.get("restarts", "")), begun
@@ -117,7 +117,7 @@ def _status(which: Which) -> int:
     _describe(job.name, job.task, job.status, job.said, _link(run_id) if run_id else "")
     if job.state == "FAILED" and (lines := [line for line in job.message.splitlines() if not line.startswith("@")]):
         print(f"reason     {lines[-1]}")
-    way = {"SUCCEEDED": f"models show {job.task}", "FAILED": f"jobs logs {job.name}"}
+    way = {"SUCCEEDED": f"models show {job.task}", **dict.fromkeys(("FAILED", "STOPPED"), f"jobs logs {job.name}")}
     if job.state in ("FAILED", "STOPPED"):
         print(f"next       eagerly submit {job.task} --name {job.name} --again")
     print(f"next       eagerly {way.get(job.state, f'jobs logs -f {job.name}')}")

@@ -2,12 +2,14 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from eagerly import cli
 from pipelines import job_log, jobs
 
 LOGS: dict[str, list[str]] = {
@@ -15,6 +17,8 @@ LOGS: dict[str, list[str]] = {
     "chatty": [job_log.line({"phase": "training", "step": 4, "steps": 9}), *["so much"] * 1000],
     "endless": [job_log.line({"phase": "training", "step": 5, "steps": 9}), *["so much"] * 100_000],
     "mute": ["nothing for programs"],
+    "queued": [job_log.line({"phase": "waiting", "position": 2})],
+    "stopped": [job_log.line({"phase": "stopped", "position": 2})],
 }
 
 
@@ -34,6 +38,7 @@ class Dashboard(BaseHTTPRequestHandler):
         version = {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "session"}
         job = {"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "", "start_time": 1000, "driver_node_id": "n1"}
         listed = [{**job, "submission_id": name, "metadata": {"eagerly_name": name}} for name in LOGS]
+        listed[-1] |= {"status": "STOPPED", "end_time": 2000}
         answers = {"/api/version": version, "/api/v0/cluster_metadata": {"data": {"pythonVersion": "3.11.7"}}}
         return self._say(json.dumps({**answers, "/api/jobs/": listed}[path]))
 
@@ -58,8 +63,18 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[jobs.Cluster]:
 
 def test_a_bounded_end_of_each_log_says_how_the_jobs_go_on(there: jobs.Cluster) -> None:
     steps = {job.name: there.heard(job).said.get("step") for job in there.jobs()}
-    assert steps == {"quiet": 3, "chatty": 4, "endless": None, "mute": None}
+    known = {"quiet": 3, "chatty": 4, "endless": None, "mute": None, "queued": None, "stopped": None}
+    assert steps == known
     assert Dashboard.lines_sent <= len(LOGS) * sum(jobs.TAILS)
+
+
+def test_the_list_says_when_jobs_were_submitted_and_where_those_that_wait_stand(
+    there: jobs.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["jobs", "list", "--address", there.address]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert "place 2 in the queue" in lines["queued"] and "queue" not in lines["stopped"]
+    assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1)) in lines["mute"]
 
 
 def test_people_are_shown_what_is_not_for_programs() -> None:
