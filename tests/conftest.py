@@ -1,13 +1,20 @@
-"""What tests share: real data, one Ray cluster, and a rule for skips."""
+"""What tests share: real data, one Ray cluster, an order among several processes, and a rule for skips."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_SKIPS = (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
+SHARED = ("ray_cluster", "trained_alone", "trained_by_torchrun")
+"""Fixtures that several files use, and that a second process would have to make again."""
+OWN_CLUSTERS = ("test_jobs", "test_own_task", "test_serve_command")
+"""Files that start clusters of their own, one of which at a time is enough beside the shared one."""
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +49,32 @@ def tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@functools.cache
+def together(path: Path) -> str:
+    """Names what runs in one process, one after the other: a file, or those that share something."""
+    if path.stem in OWN_CLUSTERS:
+        return "clusters"
+    text = path.read_text(encoding="utf-8")
+    return "shared" if any(name in text for name in SHARED) else path.stem
+
+
+class Together(LoadFileScheduling):
+    """Deals out files; xdist's own groups go by ids of tests in a way that pytest 9.2 no longer knows."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return together(ROOT / nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    config.option.loadscopereorder = False  # the order is that below
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what shares the one Ray cluster, so that it can be run apart from what runs two at a time."""
-    for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.alone)
+    """Begins with what takes longest."""
+    order = {"shared": 0, "clusters": 1}
+    items.sort(key=lambda item: order.get(together(item.path), 2))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -1,10 +1,6 @@
 """A server under a minute of mixed load keeps its memory, descriptors and threads."""
 
-import pytest
-
 from benchmarks import soak
-
-pytestmark = pytest.mark.alone
 
 
 def test_a_minute_of_load_leaves_memory_descriptors_and_threads_as_they_were():
