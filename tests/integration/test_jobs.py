@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from trained import ROOT, losses
 from pipelines import checkpoint
 from pipelines.journal import Reader
 
-REGRESSION = str(ROOT / "examples" / "linear_regression")
+REGRESSION = ROOT / "examples" / "linear_regression"
 LONG = ["--epochs", "1000000", "--threads", "1"]
 PATIENCE_SECONDS = 120.0
 pytestmark = pytest.mark.timeout(900)  # the one fixture does all the work
@@ -28,6 +29,8 @@ class Desk:
     """A user's working folder, from where one cluster is started and asked."""
 
     folder: Path
+    task: str
+    """A folder with a task whose epochs take a moment, so that a long run leaves the machine to what is asked of it."""
     outputs: dict[str, str] = field(default_factory=dict)
     facts: dict[str, int] = field(default_factory=dict)
 
@@ -78,10 +81,21 @@ def those_of(words: str) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
+def unhurried(folder: Path) -> str:
+    """Copies the linear regression so that each of its batches takes 20 ms, in which nothing is computed."""
+    task = shutil.copytree(REGRESSION, folder / REGRESSION.name, ignore=shutil.ignore_patterns("__pycache__"))
+    data, take = task / "data.py", "return self.x[index_B]"
+    timed = data.read_text().replace("\nimport", "\nimport time\nimport", 1)
+    slow = timed.replace(take, f"time.sleep(0.02)\n        {take}")
+    assert slow != timed
+    data.write_text(slow)
+    return str(task)
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A job that takes the whole cluster while two wait, whose driver is killed, and which is stopped."""
-    desk = Desk(tmp_path_factory.mktemp("jobs"))
+    desk = Desk(tmp_path_factory.mktemp("jobs"), unhurried(tmp_path_factory.mktemp("task")))
     desk.outputs["up"] = desk.say("cluster", "up", "--port", "0", "--cpus", "1")
     try:
         _tell(desk)
@@ -91,12 +105,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def _tell(desk: Desk) -> None:
-    desk.outputs["submit"] = desk.say("submit", REGRESSION, "--name", "first", *LONG)
-    desk.outputs["taken"] = desk.call("submit", REGRESSION, "--name", "first").stderr
-    desk.outputs["many"] = desk.call("submit", REGRESSION, "--workers", "99").stderr
+    desk.outputs["submit"] = desk.say("submit", desk.task, "--name", "first", *LONG)
+    desk.outputs["taken"] = desk.call("submit", desk.task, "--name", "first").stderr
+    desk.outputs["many"] = desk.call("submit", desk.task, "--workers", "99").stderr
     until(lambda: desk.journal("first", "epoch"))
-    desk.say("submit", REGRESSION, "--name", "low", "--epochs", "20")
-    desk.say("submit", REGRESSION, "--name", "high", "--epochs", "20", "--priority", "5")
+    desk.say("submit", desk.task, "--name", "low", "--epochs", "20")
+    desk.say("submit", desk.task, "--name", "high", "--epochs", "20", "--priority", "5")
     until(
         lambda: (
             (listed := desk.say("jobs", "list")).count("in the queue") == 2 and desk.outputs.update(list=listed) is None
