@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes /opt/eagerly in an image's build: `install.sh client`, `install.sh cuda`, and after that one `install.sh prune`.
-# Its files are in /build; the project is the working folder. TARGET and BUILD name other places, for tests.
+# Its files are in /build, with dpkg's database of the last stage; the project is the working folder. TARGET and BUILD name other places, for tests.
 set -eu
 target=${TARGET:-/opt/eagerly}
 build=${BUILD:-/build}
@@ -35,5 +35,5 @@ prune)
     exit 2
     ;;
 esac
-"$target/bin/python" "$build/sbom.py" "$build/requirements.lock" "$site" > "$target/sbom.cdx.json"
+"$target/bin/python" "$build/sbom.py" "$build/requirements.lock" "$site" "$build/dpkg-status" > "$target/sbom.cdx.json"
 rm -rf "$scratch"

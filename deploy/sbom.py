@@ -1,7 +1,7 @@
-"""Prints what an installation holds as CycloneDX 1.6: `python sbom.py REQUIREMENTS.LOCK SITE_PACKAGES`.
+"""Prints what an image holds as CycloneDX 1.6: `python sbom.py REQUIREMENTS.LOCK SITE_PACKAGES DPKG_STATUS`.
 
-Each package has its version, licence and the SHA-256 hashes of the lock file, one of which its file had. Debian's own
-packages are in the image's dpkg database, which scanners read. Standard library only.
+Each Python package has its version, licence and the SHA-256 hashes of the lock file, one of which its file had. Each
+package of Debian's has the version and architecture of dpkg's database (/var/lib/dpkg/status). Standard library only.
 """
 
 import json
@@ -11,19 +11,21 @@ import uuid
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 PRODUCT = "eagerly"
 
 
-def main(lock: Path, site_packages: Path) -> None:
+def main(lock: Path, site_packages: Path, status: Path) -> None:
     """Prints the list."""
-    print(json.dumps(bill(locked(lock.read_text()), site_packages), indent=1))
+    parts = debian(status.read_text(encoding="utf-8"))
+    print(json.dumps(bill(locked(lock.read_text()), site_packages, parts), indent=1))
 
 
-def bill(hashes: dict[str, list[str]], site_packages: Path) -> dict[str, Any]:
-    """Lists what is installed in a folder; its serial number follows from what is in it."""
+def bill(hashes: dict[str, list[str]], site_packages: Path, others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lists what is installed in a folder, and other components; its serial number follows from what is in it."""
     found = sorted(distributions(path=[str(site_packages)]), key=lambda one: _name(one))
-    parts = [_component(one, hashes.get(_name(one), [])) for one in found if _name(one) != PRODUCT]
+    parts = [_component(one, hashes.get(_name(one), [])) for one in found if _name(one) != PRODUCT] + others
     product = next((_component(one, []) for one in found if _name(one) == PRODUCT), None)
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([product, parts]))
     metadata = {"component": {**product, "type": "application"}} if product else {}
@@ -35,6 +37,18 @@ def bill(hashes: dict[str, list[str]], site_packages: Path) -> dict[str, Any]:
         "metadata": metadata,
         "components": parts,
     }
+
+
+def debian(status: str) -> list[dict[str, Any]]:
+    """Lists what dpkg's database says is installed, and not what was removed or is half there."""
+    found = []
+    for paragraph in status.split("\n\n"):
+        told = dict(re.findall(r"^([A-Za-z-]+): *(.*)$", paragraph, re.MULTILINE))
+        if told.get("Status", "").endswith(" ok installed"):
+            name, version, architecture = (told[key] for key in ("Package", "Version", "Architecture"))
+            place = f"pkg:deb/debian/{quote(name)}@{quote(version, safe=':')}?arch={architecture}"
+            found.append({"type": "library", "bom-ref": place, "name": name, "version": version, "purl": place})
+    return sorted(found, key=lambda one: one["purl"])
 
 
 def locked(text: str) -> dict[str, list[str]]:
@@ -71,4 +85,4 @@ def _plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

@@ -1,10 +1,11 @@
 """What runs in each worker of a Ray Train group: the loop, its journal and its gauges."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.journal import Event
+from pipelines.journal import Event, Reader
 from pipelines.runs import Run
 
 PULSE = (
@@ -13,6 +14,11 @@ PULSE = (
     ("planned_steps", "Steps that a run takes unless it stops early."),
     ("loss", "Mean training loss of the last step that was read."),
     ("examples_per_second", "Training examples a second, over all workers."),
+    ("restarts", "Times that the run was started again, after a loss, an error or a change of size."),
+    (
+        "checkpoint_timestamp_seconds",
+        "When the newest checkpoint was written, or before the first, when the worker began: later work can be lost.",
+    ),
 )
 """Gauges of a run, by task and run folder, and what each says."""
 
@@ -84,6 +90,7 @@ class Pulse:
         """Shows nothing before the first event, which rank 0 alone has."""
         from ray.util.metrics import Gauge
 
+        self._folder = run.folder
         self._labels = {"task": run.task.name, "run": run.folder.name}
         self._gauges = {name: Gauge(f"eagerly_training_{name}", text, tuple(self._labels)) for name, text in PULSE}
         self._begun = False
@@ -95,6 +102,10 @@ class Pulse:
         if event["event"] == "start":
             self._set("step", event["step"])
             self._set("planned_steps", event["steps"])
+            self._set("restarts", sum(one["event"] == "restart" for one in Reader(self._folder).new_events()))
+            self._set("checkpoint_timestamp_seconds", time.time())
+        elif event["event"] == "checkpoint" and not event.get("problem"):
+            self._set("checkpoint_timestamp_seconds", time.time())
         elif event["event"] == "steps":
             self._set("step", event["first"] + len(event["losses"]))
             self._set("loss", event["losses"][-1])

@@ -58,6 +58,8 @@ class Conductor:
         self._progress: dict[str, Progress] = {}
         self._unwritten: set[str] = set()
         self._node = node(store)
+        self.ended: dict[str, list[str]] = {}
+        """Of the last rollout of each task that ended while this node had it: its id, and how it ended."""
 
     def on_trial(self, task: str) -> list[Stored]:
         """Finds the candidate that must stay on disk."""
@@ -68,6 +70,9 @@ class Conductor:
         """Takes a task's rollout one step further, after the champion that `aim` names has been seen to."""
         found, told = rollout.running(aim), seats.told(self._store, task)
         if found is None:
+            last = rollout.latest(aim)
+            if told and last and last.id == told.rollout.id:
+                self.ended[task] = [last.id, last.state]
             if told:
                 seats.tell(self._store, task, None)
             return
@@ -131,6 +136,7 @@ class Conductor:
 
     def _end(self, task: str, found: Rollout, state: State, reason: str) -> None:
         """Ends a rollout here first, then in the registry."""
+        self.ended[task] = [found.id, state]
         seats.tell(self._store, task, Told(found.ended(state, reason), None))
         log.warning("the rollout of %s version %s is %s: %s", task, found.version, state, reason)
         self._write(task, found, rollout.end, task, found, state, reason)

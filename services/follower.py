@@ -97,6 +97,8 @@ class Follower:
         self._server: Server | None = None
         self._refused: dict[str, tuple[Stored, float]] = {}
         self._complaints: dict[str, str] = {}
+        self._ended: dict[str, str] = {}
+        """The rollout of each task that ended last, by its id."""
         self._users: list[int] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -106,7 +108,9 @@ class Follower:
         Raises ValueError when a model neither comes in time nor can be loaded, nor an earlier one in its place.
         """
         self._users = [self._store.use(task) for task in self._own]
-        self._complaints = dict(self._store.state().refused)
+        state = self._store.state()
+        self._complaints = dict(state.refused)
+        self._ended = {task: ended[0] for task, ended in state.ended.items()}
         return [self._first(task) for task in self._own]
 
     async def follow(self, server: Server) -> None:
@@ -187,10 +191,19 @@ class Follower:
             if complaint and complaint != self._complaints.get(task):
                 slot.count("refused")
             self._complaints[task] = complaint
+            self._count_end(slot, state)
             stored = wanted[task]
             if stored and not _is(stored, slot.current.loaded) and not self._is_refused(stored):
                 await self._take(stored, slot)
             await self._candidates.look(slot, told.get(task))
+
+    def _count_end(self, slot: Slot, state: State) -> None:
+        """Counts a rollout that has ended, once."""
+        if slot.name in state.ended:
+            which, outcome = state.ended[slot.name]
+            if which != self._ended.get(slot.name):
+                slot.counters.ends[outcome].add(1)
+            self._ended[slot.name] = which
 
     def _read(self) -> tuple[dict[str, Told], State, dict[str, Stored | None]]:
         """Reads rollouts first: one that ended with its candidate as champion is gone only once that is current."""

@@ -100,6 +100,9 @@ ROLLOUT_AGREED = Metric(
 ROLLOUT_SHARE = Metric(
     "eagerly_rollout_share", "gauge_livemax", ("service", "mode"), "Share of the calls that a candidate gets."
 )
+ROLLOUT_ENDS = Metric(
+    "eagerly_rollout_ends_total", "counter", ("service", "outcome"), "Rollouts that ended, as each replica saw it."
+)
 DRIFT_PSI = Metric(
     "eagerly_drift_psi", "gauge_livemax", ("service", "feature"), "Population stability index against validation."
 )
@@ -128,6 +131,7 @@ TABLE = (
     ROLLOUT_COMPARED,
     ROLLOUT_AGREED,
     ROLLOUT_SHARE,
+    ROLLOUT_ENDS,
 )
 DRIFT = (DRIFT_PSI, DRIFT_KS)
 """Gauges that are there only while there is something to say, and less than 0 when there no longer is.

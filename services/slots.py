@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.policy import STATES
 from services import metrics, paths
 from services.batching import Batch, Batcher
 from services.drift import Drift
@@ -24,6 +25,7 @@ Submit = Callable[[list[Any], float], Awaitable[list[Any]]]
 OUTCOMES = ("swapped", "refused")
 """What can come of a model that is to be put in place of another."""
 ROLES, MODES = ("champion", "candidate"), ("shadow", "canary")
+ENDS = tuple(state for state in STATES if state != "running")
 
 
 @dataclass(eq=False)
@@ -60,6 +62,7 @@ class Counters:
         self.seconds = {role: figures.histogram(metrics.ROLLOUT_SECONDS, name, role) for role in ROLES}
         self.compared = figures.value(metrics.ROLLOUT_COMPARED, name)
         self.agreed = figures.value(metrics.ROLLOUT_AGREED, name)
+        self.ends = {state: figures.value(metrics.ROLLOUT_ENDS, name, state.replace(" ", "_")) for state in ENDS}
         self.shares = {mode: figures.value(metrics.ROLLOUT_SHARE, name, mode) for mode in MODES}
 
 

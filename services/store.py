@@ -45,6 +45,8 @@ class State:
     """For a task whose wanted version was refused: which, and why."""
     unnamed: list[str] = field(default_factory=list)
     """Tasks for which the registry names no champion."""
+    ended: dict[str, list[str]] = field(default_factory=dict)
+    """Of the last rollout of a task that ended while this node had it: its id, and how it ended."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,9 @@ class Watcher:
     def _tell(self, reason: str) -> None:
         """Tells the replicas; the disk may be full, which must not end the watching."""
         try:
-            self._store.tell(State(not reason, reason, dict(self._reasons), sorted(self._unnamed)))
+            self._store.tell(
+                State(not reason, reason, dict(self._reasons), sorted(self._unnamed), dict(self._conductor.ended))
+            )
         except OSError as problem:
             log.error("the state of the registry cannot be written: %s", problem)  # noqa: TRY400 - no traceback
 

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ("deploy/install.sh", "deploy/sbom.py", "deploy/prune_cuda.py", "requirements.lock", "requirements-client.lock")
+STATUS = "Package: dash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 0.5.12-2\n"
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "eagerly", "pipelines", "services")
 
 
@@ -26,6 +27,7 @@ def laid_out(tmp_path: Path) -> Path:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
+    (tmp_path / "build" / "dpkg-status").write_text(STATUS)
     (tmp_path / "python3.11").symlink_to(sys.executable)
     return tmp_path
 
@@ -48,6 +50,9 @@ def test_the_clients_image_holds_the_client_a_list_of_contents_and_no_installer(
     said = subprocess.run([command, "predict", "--help"], capture_output=True, text=True, check=False)
     assert said.returncode == 0 and "eagerly predict sentiment" in said.stdout
     told = json.loads((laid_out / "eagerly" / "sbom.cdx.json").read_text())
+    (shell,) = [one for one in told["components"] if one["purl"].startswith("pkg:deb/")]
+    told["components"].remove(shell)
+    assert (shell["name"], shell["version"]) == ("dash", "0.5.12-2")
     names = {component["name"] for component in told["components"]}
     locked = re.findall(r"^([\w-]+)==", (ROOT / "requirements-client.lock").read_text(), re.MULTILINE)
     assert names == set(locked)

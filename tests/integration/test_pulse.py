@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import runs, tasks, workers
+from pipelines import journal, runs, tasks, workers
 from pipelines.settings import Launch
 
 RAY_OWN = ("ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total")
@@ -52,18 +52,25 @@ def test_steps_of_a_run_are_on_rays_metrics_port_until_its_worker_is_gone(tmp_pa
 
     task = tasks.find("classifier")
     run = runs.create("classifier", task, task.config.Config(), Launch(), tmp_path / "digits")
+    journal.note(run.folder, {"event": "restart", "cause": "loss", "reason": "the machine is gone", "count": 1})
     worker: Any = Worker.remote(str(run.folder))
     start = {"event": "start", "step": 0, "steps": 40}
     steps = {"event": "steps", "first": 0, "losses": [2.5, 1.5], "examples_per_second": 100.0}
     ray.get(worker.beat.remote(start, steps))
     found = eventually(lambda found: "ray_eagerly_training_step" in found and set(RAY_OWN) <= set(found))
+    checkpoint = found.pop("ray_eagerly_training_checkpoint_timestamp_seconds")
+    assert abs(time.time() - checkpoint) < 60
     assert {name.removeprefix("ray_eagerly_training_"): found[name] for name in found if "training" in name} == {
         "running": 1,
         "step": 2,
         "planned_steps": 40,
         "loss": 1.5,
         "examples_per_second": 100,
+        "restarts": 1,
     }
+    ray.get(worker.beat.remote({"event": "checkpoint", "step": 2, "problem": "the disk is full"}))
+    ray.get(worker.beat.remote({"event": "checkpoint", "step": 2}))
+    eventually(lambda found: found["ray_eagerly_training_checkpoint_timestamp_seconds"] > checkpoint)
     ray.get(worker.stop.remote())
     eventually(lambda found: found.get("ray_eagerly_training_running") == 0)
     ray.kill(worker)

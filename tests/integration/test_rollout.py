@@ -129,6 +129,8 @@ def test_a_canary_that_refuses_what_callers_send_is_rolled_back_by_itself(runnin
     assert mixed(seen) == []
     assert 0 < seen["4", "error"] <= 100
     call_until(running, lambda: metric(running, "eagerly_rollout_share") == 0)
+    rolled_back = 'eagerly_rollout_ends_total{outcome="rolled_back"'
+    call_until(running, lambda: metric(running, rolled_back) == 2 * REPLICAS)  # this one, and the one before
     assert set(call_until(running, lambda: False, 60, required=False)) == {("1", "v1")}
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from charts import Manifest, program, tools
 
-PORT = "27440"
+PORTS = ("27440", "27460")
+"""First ports of the two control planes of a session: with a stand-in for Ray's dashboard, and with a real one."""
 DISKS = """
 apiVersion: v1
 kind: PersistentVolume
@@ -98,9 +99,9 @@ def eventually(what: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @contextlib.contextmanager
-def control_plane(scripts: Path, folder: Path, dashboard: str) -> Iterator[Plane]:
+def control_plane(scripts: Path, folder: Path, dashboard: str, port: str) -> Iterator[Plane]:
     """Starts one and ends it; dashboard: host and port that answer for every Ray cluster."""
-    settings = {"TOOLS_DIR": str(tools()), "KUBE_DIR": str(folder), "KUBE_PORT": PORT, "RAY_DASHBOARD": dashboard}
+    settings = {"TOOLS_DIR": str(tools()), "KUBE_DIR": str(folder), "KUBE_PORT": port, "RAY_DASHBOARD": dashboard}
     environment = {**os.environ, **settings}
     up = subprocess.run([scripts / "up.sh"], env=environment, capture_output=True, text=True, check=False)
     assert up.returncode == 0, up.stderr

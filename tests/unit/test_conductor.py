@@ -111,6 +111,7 @@ def test_two_replicas_figures_are_summed_reported_and_judged(
     assert stands(registry).reason.startswith("errors: 70 of 1000 calls failed, against 0 of 1000 of version 1")
     watcher.look()
     assert seats.told(node, "parity") is None
+    assert node.state().ended == {"parity": ["one", "rolled back"]}
     for seat in both:
         seat.close()
 
@@ -142,6 +143,11 @@ def test_figures_of_other_nodes_count_and_the_first_verdict_stands(
     first = registry.tags["parity"][rollout.TAG]
     for watcher in watchers * 2:
         assert watcher.look()
+    assert node.state().ended == other.state().ended == {"parity": ["one", "rolled back"]}
+    late = Store(str(tmp_path / "late"), registry.uri)
+    its_own = late.use("parity")
+    assert Watcher(late).look() and late.state().ended == {}, "it is no news to a node that came afterwards"
+    os.close(its_own)
     assert registry.tags["parity"][rollout.TAG] == first
     here.close()
     there.close()

@@ -128,6 +128,26 @@ def test_a_champion_that_the_registry_no_longer_names_is_in_the_metrics(
         assert eventually(lambda: figure(endpoint, champion) == 1, 5)
 
 
+def test_a_rollout_that_ends_is_counted_once_by_a_replica_and_not_by_the_next_one(
+    store: Store, publish: Callable[..., Stored], tmp_path: Path
+):
+    rolled_back = 'eagerly_rollout_ends_total{outcome="rolled_back"'
+    told = publish(1)
+    with following(store, tmp_path, told) as endpoint:
+        assert figure(endpoint, rolled_back) == 0
+        store.tell(State(ended={"classifier": ["one", "rolled back"]}))
+        assert eventually(lambda: figure(endpoint, rolled_back) == 1, 5)
+        store.tell(State())
+        store.tell(State(ended={"classifier": ["one", "rolled back"]}))
+        time.sleep(1)
+        assert figure(endpoint, rolled_back) == 1
+        store.tell(State(ended={"classifier": ["two", "promoted"]}))
+        assert eventually(lambda: figure(endpoint, 'eagerly_rollout_ends_total{outcome="promoted"') == 1, 5)
+    with following(store, tmp_path / "next", told) as endpoint:
+        time.sleep(1)
+        assert figure(endpoint, 'eagerly_rollout_ends_total{outcome="promoted"') == 0
+
+
 def test_a_replica_that_starts_takes_what_is_current_not_what_it_was_told_at_deployment(
     store: Store, publish: Callable[..., Stored], tmp_path: Path
 ):

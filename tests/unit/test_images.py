@@ -18,6 +18,25 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 TARGETS = ("serve", "serve-cuda", "train", "client")
 HASH = "--hash=sha256:" + "0" * 64
+STATUS = """Package: tzdata
+Status: install ok installed
+Architecture: all
+Version: 1:2025b~rc1
+Description: time zones
+ Status: not a field but a line of the text
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1.0
+
+Package: libstdc++6
+Status: install ok installed
+Multi-Arch: same
+Architecture: amd64
+Source: gcc-12
+Version: 12.2.0-14+deb12u1
+"""
 
 
 def stages() -> dict[str, str]:
@@ -39,6 +58,20 @@ def ancestry(name: str) -> list[str]:
 def test_hadolint_has_nothing_to_say() -> None:
     done = subprocess.run([tool("hadolint"), DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_list_of_contents_is_made_from_the_packages_of_the_image_that_it_goes_into() -> None:
+    known = {
+        build: re.findall(r"^COPY --from=(\S+) /var/lib/dpkg/status ", text, re.MULTILINE)
+        for build, text in (
+            (one, "".join(stages()[part] for part in ancestry(one))) for one in stages() if one.startswith("build-")
+        )
+    }
+    for target in TARGETS:
+        build = f"build-{ {'serve': 'cpu', 'client': 'client'}.get(target, 'cuda') }"
+        (last,) = known[build]
+        since = ancestry(target)[: ancestry(target).index(last)]
+        assert not any(re.search(r"^RUN", stages()[one], re.MULTILINE) for one in since), "what would add packages"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -105,13 +138,18 @@ def test_the_list_of_contents_names_every_package_with_the_hashes_of_its_lock(tm
             f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: MIT\n"
         )
     (tmp_path / "lock").write_text(f"some-thing==1.2 \\\n    {HASH}\n")
-    command = [sys.executable, DEPLOY / "sbom.py", tmp_path / "lock", tmp_path]
+    (tmp_path / "status").write_text(STATUS)
+    command = [sys.executable, DEPLOY / "sbom.py", tmp_path / "lock", tmp_path, tmp_path / "status"]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
     assert told["metadata"]["component"]["purl"] == "pkg:pypi/eagerly@0.1.0"
-    (one,) = told["components"]
+    one, *of_debian = told["components"]
     assert (one["purl"], one["licenses"]) == ("pkg:pypi/some-thing@1.2", [{"license": {"name": "MIT"}}])
     assert one["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": "0" * 64}]
+    assert [(part["name"], part["version"], part["purl"]) for part in of_debian] == [
+        ("libstdc++6", "12.2.0-14+deb12u1", "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14%2Bdeb12u1?arch=amd64"),
+        ("tzdata", "1:2025b~rc1", "pkg:deb/debian/tzdata@1:2025b~rc1?arch=all"),
+    ], "what was removed is not there"
 
 
 def test_the_health_check_tells_an_endpoint_that_serves_from_none(tmp_path: Path) -> None:
