@@ -28,3 +28,8 @@ def floats(value: Any) -> list[Tensor]:
 def is_finite(value: Any) -> bool:
     """Says whether a value holds nothing that is not finite."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors(value))
+
+
+def is_broken(value: Any) -> bool:
+    """Says whether a value holds NaN or plus infinity; minus infinity alone is how masks are written."""
+    return any(bool((tensor.isnan() | (tensor == float("inf"))).any()) for tensor in tensors(value))

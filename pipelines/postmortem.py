@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipelines import collectives, sharding
 from pipelines.examples import Draw, Split
 from pipelines.guards import Ladder, Skipped
-from pipelines.nested import is_finite, tensors
+from pipelines.nested import is_broken, is_finite, tensors
 from pipelines.place import Place
 from pipelines.settings import Settings
 from pipelines.steps import Stepper, seed_generators
@@ -61,7 +61,7 @@ def examine(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor,
             with watch.watching(), stepper.autocast():
                 loss = stepper.loss(network, batch).float()
             if not watch.found and not is_finite(loss):
-                watch.found = ("loss", "output")
+                watch.found = watch.masked or ("loss", "output")
             if not watch.found:
                 loss.backward()
                 watch.look_at_gradients()
@@ -89,6 +89,8 @@ class Watch:
         self.network = network
         self.calls: list[Call] = []
         self.found: tuple[str, str] | None = None
+        self.masked: tuple[str, str] | None = None
+        """The first module that gave minus infinity, which is to blame only if nothing else is."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -106,8 +108,10 @@ class Watch:
     def _after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         call = Call(name, module)
         self.calls.append(call)
-        if not self.found and not is_finite(output):
+        if not self.found and is_broken(output):
             self.found = (name, "output")
+        elif not self.masked and not is_finite(output):
+            self.masked = (name, "output")
         for tensor in tensors(output):
             if tensor.requires_grad:
                 tensor.register_hook(partial(_note, call, "output"))

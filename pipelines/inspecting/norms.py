@@ -13,7 +13,7 @@ from pipelines.inspecting import graph
 from pipelines.inspecting.graph import Graph, Node
 from pipelines.inspecting.subject import Subject
 from pipelines.inspecting.trail import LOSS, NETWORK, Call, Origin, Trail, Watcher, hooked
-from pipelines.nested import floats, is_finite, tensors
+from pipelines.nested import floats, is_broken, is_finite, tensors
 
 MOST_ALONE = 64
 """Examples that are tried one by one, to find those that spoil a batch."""
@@ -81,7 +81,7 @@ class _Seen(Watcher):
     def enter(self, call: Call, module: nn.Module, inputs: Any) -> None:
         self._open.append(call)
         for tensor in floats(inputs):
-            if bool((tensor.isnan() | (tensor == float("inf"))).any()):  # minus infinity is how masks are written
+            if is_broken(tensor):
                 self.bad_calls.append((self._open[-2] if len(self._open) > 1 else Call(LOSS), tensor.detach()))
 
     def leave(self, call: Call, module: nn.Module, outputs: Any) -> None:
@@ -171,7 +171,7 @@ def measure(subject: Subject) -> Values:
 def _forward_break(subject: Subject, seen: _Seen, loss: bool, all_finite: bool, kinds: dict[str, str]) -> Break | None:
     """Names the first module that gave what is not finite, unless it was a mask that nothing came of."""
     found = [(call, tensor) for call, tensor in seen.bad_calls if not loss or bool(tensor.isnan().any())]
-    strict = [entry for entry in found if bool((entry[1].isnan() | (entry[1] == float("inf"))).any())] or found
+    strict = [entry for entry in found if is_broken(entry[1])] or found
     if not strict:
         if loss or not seen.bad_operators:
             return None
