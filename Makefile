@@ -11,9 +11,9 @@ PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, p
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
-# Three files at a time, since many wait, and a thread each; tests/conftest.py says which share a process.
+# Two files at a time, and a thread each; tests/conftest.py says which share a process.
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 check: .venv/dev
 	$(PY) -m ruff check .

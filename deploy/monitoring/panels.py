@@ -164,7 +164,7 @@ MODELS = (
         "Rollouts ended",
         {
             "{{service}} {{outcome}}": f"max by (service, outcome) "
-            f"(increase(eagerly_rollout_ends_total{ENDPOINT}[$__rate_interval])) > 0"
+            f"(increase(eagerly_rollout_ends_total{ENDPOINT}[$__rate_interval]))"
         },
         "none",
         "Promoted, aborted, rolled back or superseded; a node's replicas count for themselves.",
