@@ -4,12 +4,11 @@ What is asked and what came of it is in the search's journal, and each trial is 
 checkpoints: a search that was killed goes on from these, and runs no trial again that had come to its end.
 """
 
-import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ SETTINGS = {
 """Tune's own settings: no logs beside our journals, no table on the terminal, Ctrl-C as everywhere."""
 LOST_WORKERS = 2
 """So often a trial whose process was lost is begun again, from its checkpoint."""
-_kept: dict[str, Data] = {}
+_kept: list[tuple[str, dict[str, Any], set[str], Data]] = []
+"""At most one data set of this process: its task, the settings it was loaded with, and which of them were read."""
 
 
 def search(tuning: Tuning, say: Callable[[str], None]) -> Trial:
@@ -231,11 +231,28 @@ def _tell(event: dict[str, Any], tuning: Tuning) -> int:
 
 
 def _data(run: Run) -> Data:
-    """Loads the trial's data, once for all trials of a process that learn from the same."""
-    shared = {field.name for field in fields(Settings)} - {"seed"}
-    own = {name: value for name, value in asdict(run.config).items() if name not in shared}
-    key = json.dumps([run.word, own], sort_keys=True, default=str)
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = run.task.data.load(run.config)
-    return _kept[key]
+    """Loads the trial's data, once for all trials of a process whose settings are alike where loading reads them."""
+    values = vars(run.config)
+    for word, seen, read, data in _kept:
+        if word == run.word and all(seen[name] == values[name] for name in read):
+            return data
+    _kept.clear()
+    noting, read = _noting(run.config)
+    data = run.task.data.load(noting)
+    _kept.append((run.word, values, read, data))
+    return data
+
+
+def _noting(config: Settings) -> tuple[Any, set[str]]:
+    """Copies settings so that the copy notes which of its fields are read, from now on."""
+    names, read = {field.name for field in fields(config)}, set[str]()
+
+    class Noting(type(config)):
+        def __getattribute__(self, name: str) -> Any:
+            if name in names:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    copy = object.__new__(Noting)
+    object.__getattribute__(copy, "__dict__").update(vars(config))
+    return copy, read
