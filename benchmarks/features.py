@@ -35,7 +35,7 @@ class Called:
 
 @contextlib.contextmanager
 def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES, **flags: Any) -> Iterator[Called]:
-    """Serves a model with these of FEATURES on.
+    """Serves a model with these of FEATURES on; for drift the model must have a reference, as watched() gives it.
 
     folder: takes the log and the tokens. flags: fields of Serve besides, such as TLS's.
     """

@@ -6,11 +6,11 @@
 
 With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift, abstains and
 answers probes, with --features those that are named; the floor does none of it. Both are sent the same calls, the token
-included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the
-same cores; N clients are N connections. Both servers run for the whole time, and within each pair they are loaded one
-after the other, in alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to
-benchmarks/results/serving.json, or serving-all.json. CPU time is the server's, beside which Ray's own processes count
-for the endpoint.
+included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N
+clients are N connections. Both servers run for the whole time, and within each pair they are loaded one after the
+other, in alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to
+benchmarks/results/serving.json, serving-all.json, or one named after the features. CPU time is the server's, beside
+which Ray's own processes count for the endpoint.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes /opt/eagerly in an image's build: `install.sh client`, `install.sh cuda`, and after that one `install.sh prune`.
-# Its files are in /build, with dpkg's database of the last stage; the project is the working folder. TARGET and BUILD name other places, for tests.
+# Its files are in /build, with dpkg's database of the last stage; the project is the working folder. TARGET and BUILD
+# name other places, for tests.
 set -eu
 target=${TARGET:-/opt/eagerly}
 build=${BUILD:-/build}

@@ -70,10 +70,10 @@ class Conductor:
         """Takes a task's rollout one step further, after the champion that `aim` names has been seen to."""
         found, told = rollout.running(aim), seats.told(self._store, task)
         if found is None:
-            last = rollout.latest(aim)
-            if told and last and last.id == told.rollout.id:
-                self.ended[task] = [last.id, last.state]
             if told:
+                last = rollout.latest(aim)
+                if last and last.id == told.rollout.id:
+                    self.ended[task] = [last.id, last.state]
                 seats.tell(self._store, task, None)
             return
         if told and told.rollout.id == found.id and told.rollout.state != "running":
