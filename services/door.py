@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +22,16 @@ log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
 Work = Callable[[bytes, float, Context], Awaitable[bytes]]
 """(the request's bytes, when the caller gives up on the clock of time.monotonic(), the call) to the reply's bytes."""
-Metadata = Sequence[tuple[str, str | bytes]]
+Answer = Callable[[bytes, Context], Awaitable[bytes]]
+Metadata = Mapping[str, str | bytes]
+"""What a caller sent with a call; of keys that were sent twice, the first."""
 Guard = Callable[[str, Metadata], str | None]
 """Says who calls, or raises Unauthenticated or Forbidden: (the path of the RPC, what the caller sent with the call)."""
 
+_sent: ContextVar[Any] = ContextVar("sent", default=None)
+"""The metadata of the call that this task answers, as gRPC read it to find the RPC; asked again, it would read anew."""
+
+_NOTHING: Metadata = {}
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -62,7 +69,8 @@ class Door:
 
         path: as on the wire, `/eagerly.v1.Sentiment/Analyze`.
         """
-        self._path = path
+        self.path = path
+        self._name = path[1:]
         self._work = work
         self._guard = keepers.guard
         self._keepers = keepers
@@ -76,11 +84,11 @@ class Door:
         code, reply = code_pb2.UNKNOWN, b""
         self.figures.begin()
         left = context.time_remaining()
-        metadata: Metadata = context.invocation_metadata() or () if self._asks else ()  # type: ignore[assignment]
-        visit = self._welcome(body, left, metadata, context) if self._watched else None
+        sent = metadata(context) if self._asks else _NOTHING
+        visit = self._welcome(body, left, sent, context) if self._watched else None
         try:
             if self._guard is not None:
-                principal = self._guard(self._path, metadata)
+                principal = self._guard(self.path, sent)
                 if visit is not None:
                     visit.principal = principal
             reply = await self._work(body, float("inf") if left is None else started + left, context)
@@ -106,16 +114,15 @@ class Door:
             if visit is not None:
                 self._note(visit, code, seconds, body, reply)
 
-    def _welcome(self, body: bytes, left: float | None, metadata: Metadata, context: Context) -> visits.Visit:
+    def _welcome(self, body: bytes, left: float | None, sent: Metadata, context: Context) -> visits.Visit:
         """Begins to note what the access log and traces tell of a call."""
         keepers = self._keepers
-        given = dict(metadata)
-        request_id, is_named = keepers.request_ids.of(given.get(visits.REQUEST_ID))
+        request_id, is_named = keepers.request_ids.of(sent.get(visits.REQUEST_ID))
         visit = visits.Visit(request_id, is_named, context.peer(), len(body), left)
         if keepers.certified:
             visit.principal = _holder(context)
         if keepers.traces is not None:
-            visit.span = keepers.traces.begin(self._path[1:], given)
+            visit.span = keepers.traces.begin(self._name, sent)
         visits.current.set(visit)
         return visit
 
@@ -125,7 +132,30 @@ class Door:
             assert self._keepers.traces is not None
             self._keepers.traces.end(visit, code)
         if self._keepers.access_log is not None:
-            self._keepers.access_log.add(self._path[1:], visit, code, seconds, request, reply)
+            self._keepers.access_log.add(self._name, visit, code, seconds, request, reply)
+
+
+class Doors(grpc.GenericRpcHandler):
+    """Finds the door of a call by its path, and keeps at hand what the caller sent."""
+
+    def __init__(self, answers: dict[str, Answer]) -> None:
+        """Takes what answers each RPC, by its path."""
+        self._handlers = {path: grpc.unary_unary_rpc_method_handler(answer) for path, answer in answers.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Gives what answers a call; None when it is for another handler. Runs in the task of the call."""
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is not None:
+            _sent.set(handler_call_details.invocation_metadata)
+        return handler
+
+
+def metadata(context: Context) -> Metadata:
+    """Reads what the caller sent with the call that this task answers."""
+    sent = _sent.get()
+    if sent is None:
+        sent = context.invocation_metadata() or ()
+    return dict(reversed(tuple(sent)))
 
 
 def _holder(context: Context) -> str | None:

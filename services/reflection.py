@@ -21,7 +21,7 @@ def handlers(services: list[str], guard: Guard | None) -> tuple[grpc.GenericRpcH
     async def guarded(bodies: AsyncIterator[bytes], context: door.Context) -> AsyncIterator[bytes]:
         try:
             if guard is not None:
-                guard.authenticate(context.invocation_metadata() or ())  # type: ignore[arg-type]
+                guard.authenticate(door.metadata(context))
             async for reply in answer(_requests(bodies), context):
                 yield reply.SerializeToString()
         except errors.ServiceError as error:

@@ -3,11 +3,10 @@
 import asyncio
 from pathlib import Path
 
-import grpc
 from grpc import aio
 
 from services import health, metrics, reflection, scaling, security, transport
-from services.door import Keepers
+from services.door import Doors, Keepers
 from services.expiry import Expiry
 from services.exposition import MetricsServer
 from services.memory import Memory
@@ -150,16 +149,8 @@ class Server:
 
     def _register(self) -> None:
         """Adds the services, health, and reflection in both its versions."""
-        for rpc in self._rpcs:
-            handler = grpc.unary_unary_rpc_method_handler(rpc.door.answer)
-            self._server.add_generic_rpc_handlers(
-                (
-                    grpc.method_handlers_generic_handler(
-                        rpc.service.descriptor.full_name, {rpc.service.method.name: handler}
-                    ),
-                )
-            )
-        self._server.add_generic_rpc_handlers((self._open_inference.handler(),))
+        typed = {rpc.door.path: rpc.door.answer for rpc in self._rpcs}
+        self._server.add_generic_rpc_handlers((Doors(typed | self._open_inference.answers()),))
         self._server.add_generic_rpc_handlers((self._health.handler(),))
         if self._options.reflection:
             names = [*self._names()[1:], health.NAME]

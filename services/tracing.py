@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,7 +64,7 @@ class Traces:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("eagerly", version("eagerly"), schema_url=SCHEMA)
 
-    def begin(self, method: str, metadata: dict[str, Any]) -> Any:
+    def begin(self, method: str, metadata: Mapping[str, Any]) -> Any:
         """Starts the server span of a call that is to be traced; None for the others.
 
         method: with its service, as `eagerly.v1.Sentiment/Analyze`. metadata: what the caller sent.

@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import grpc
 from google.rpc import code_pb2
 
 from pipelines.schema import Tensor
 from services import errors, rpc, visits
-from services.door import Context, Door, Keepers
+from services.door import Answer, Context, Door, Keepers
 from services.oip import open_inference_pb2 as pb
 from services.oip.reading import arrays, shortened
 from services.oip.writing import CLASSIFICATION, response, wanted
@@ -27,7 +26,7 @@ UNKNOWN = "unknown"
 MOST_VIOLATIONS_BYTES = 2_000
 """What all descriptions of bad items may take up in UTF-8: they travel among headers, of which a caller takes 8 KB."""
 
-Answer = Callable[[Any], Any]
+Plain = Callable[[Any], Any]
 
 
 class OpenInference:
@@ -54,12 +53,11 @@ class OpenInference:
             )
         }
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Gives what a gRPC server registers."""
-        answers: dict[str, Any] = {method: door.answer for method, door in self._doors.items()}
+    def answers(self) -> dict[str, Answer]:
+        """Gives what answers each method, by its path."""
+        answers: dict[str, Answer] = {method: door.answer for method, door in self._doors.items()}
         answers["ModelInfer"] = self._enter
-        handlers = {method: grpc.unary_unary_rpc_method_handler(answer) for method, answer in answers.items()}
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return {f"/{SERVICE}/{method}": answer for method, answer in answers.items()}
 
     async def _enter(self, body: bytes, context: Context) -> bytes:
         """Leads an inference to the door of its model, by the fields that it shares with ModelReadyRequest."""
@@ -137,7 +135,7 @@ def _door(method: str, label: str, work: Callable[[bytes, float, Context], Await
     return Door(f"/{SERVICE}/{method}", (label, method), work, keepers)
 
 
-def _answering(kind: Any, answer: Answer) -> Callable[[bytes, float, Context], Awaitable[bytes]]:
+def _answering(kind: Any, answer: Plain) -> Callable[[bytes, float, Context], Awaitable[bytes]]:
     """Makes the work of a method that no model is asked for."""
 
     async def work(body: bytes, deadline: float, context: Context) -> bytes:
