@@ -33,8 +33,11 @@ class Draw:
         return (bits_BC & 0xFFFFFF).to(torch.float32) / 0x1000000  # [B, C]
 
 
+SPLITS = ("train", "valid", "test")
+
+
 class Split(Protocol):
-    """Examples of one split, whole in memory, from which the loop takes batches by index."""
+    """Examples of one split, in memory or mapped into it, from which the loop takes batches by index."""
 
     @property
     def lengths(self) -> Tensor | None:
@@ -46,7 +49,7 @@ class Split(Protocol):
         ...
 
     def to(self, device: torch.device) -> "Split":
-        """Moves the tensors to a device, once."""
+        """Moves the tensors to a device, once; of what outgrows memory, batches as they are taken."""
         ...
 
     def batch(self, index_B: Tensor, draw: Draw | None) -> Any:
@@ -73,13 +76,37 @@ def permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+class Digest:
+    """SHA-256 of parts, each with its length, so that no two lists of parts share a digest by accident."""
+
+    def __init__(self) -> None:
+        """Hashes nothing yet."""
+        self._sha = hashlib.sha256()
+
+    def begin(self, size: int) -> None:
+        """Begins a part of so many bytes, which are to follow."""
+        self._sha.update(size.to_bytes(8, "little"))
+
+    def go_on(self, piece: bytes | memoryview) -> None:
+        """Takes the next bytes of the part that was begun."""
+        self._sha.update(piece)
+
+    def add(self, part: bytes) -> None:
+        """Takes a whole part."""
+        self.begin(len(part))
+        self.go_on(part)
+
+    def hex(self) -> str:
+        """Gives the digest of all parts so far, in hexadecimal."""
+        return self._sha.hexdigest()
+
+
 def digest(*parts: bytes) -> str:
-    """Hashes parts, each with its length, so that no two lists of parts share a digest by accident."""
-    sha = hashlib.sha256()
+    """Hashes parts that are whole in memory; SHA-256 in hexadecimal."""
+    found = Digest()
     for part in parts:
-        sha.update(len(part).to_bytes(8, "little"))
-        sha.update(part)
-    return sha.hexdigest()
+        found.add(part)
+    return found.hex()
 
 
 def fingerprints(contents: Iterable[bytes]) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, stream
-from pipelines.examples import Draw
+from pipelines.examples import SPLITS, Draw
 from pipelines.sentiment import data, table
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.reading import Reader, Texts
@@ -31,7 +31,6 @@ from pipelines.stream import Part
 
 PART_ROWS = 1024
 """Rows that are numbered together."""
-SPLITS = ("train", "valid", "test")
 VERSION = 2
 """Of what the columns mean; another one makes them anew."""
 
@@ -118,19 +117,24 @@ def _fill(folder: Path, config: Config, addresses: list[str]) -> None:
         raise ValueError(f"{config.data!r} has {len(texts)} texts to learn from; the least is {data.LEAST_TEXTS}")
     reader, names = data.reader_of(config, texts), sorted(labels, key=data.order)
     reader.save(folder)
-    writer, ends = Writer(folder), dict[str, int]()
     number = partial(numbered, columns=columns, most=config.max_characters, seed=config.seed, names=names)
     parcel = (reader.tokenizer.to_str(), reader.keys_V, reader.max_tokens)
-    for part in stream.through(addresses, partial(number, parcel=parcel)):
+    facts = {"labels": names, "digest": content.hexdigest(), "max_tokens": reader.max_tokens}
+    with Writer(folder) as writer:
+        _write(writer, stream.through(addresses, partial(number, parcel=parcel)))
+        if min(writer.counts.get(f"{name}.targets", 0) for name in SPLITS) == 0:
+            raise ValueError(f"{config.data!r} has too few different texts to be split; give more")
+        writer.close(facts)
+
+
+def _write(writer: Writer, parts: Iterator[Part]) -> None:
+    ends = dict[str, int]()
+    for part in parts:
         for column, values in part.items():
             shifted = values + ends.get(column, 0) if column.endswith("_ends") else values
             writer.append(column, shifted)
             if column.endswith("_ends") and len(shifted):
                 ends[column] = int(shifted[-1])
-    facts = {"labels": names, "digest": content.hexdigest(), "max_tokens": reader.max_tokens}
-    if min(writer.counts.get(f"{name}.targets", 0) for name in SPLITS) == 0:
-        raise ValueError(f"{config.data!r} has too few different texts to be split; give more")
-    writer.close(facts)
 
 
 def survey(address: str, columns: tuple[str, str], most: int, seed: int) -> Iterator[Part]:
