@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import answers, artifact, gate, promotion, registry, report, results, runs, sealed
+from pipelines import answers, artifact, gate, promotion, registry, report, results, runs, sealed, uploads
 from pipelines import verdict as verdicts
 from pipelines.answers import Incomparable
 from pipelines.examples import Data
@@ -101,7 +101,7 @@ def _wanting(found: Results | None, new: Version) -> str:
 
 def _data(run: Run, found: Results) -> Data:
     try:
-        data: Data = run.task.data.load(run.config)
+        data: Data = run.task.data.load(uploads.brought(run.config))
     except Exception as problem:  # whatever a user's own task raises
         raise Incomparable(f"the run's data cannot be read here ({problem})") from problem
     if data.digest != found.data_digest or len(data.test) != len(found):

@@ -41,9 +41,7 @@ def search(tuning: Tuning, say: Callable[[str], None]) -> Trial:
 
     say: gets a sentence as each trial ends. Raises ValueError when none came to its end.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    launch.start_ray(Launch(workers=1, gpu=tuning.launch.gpu))
+    start(tuning)
     journal = Journal(tuning.folder)
     try:
         _fit(tuning, Proposer(tuning, journal, say))
@@ -51,6 +49,13 @@ def search(tuning: Tuning, say: Callable[[str], None]) -> Trial:
         journal.close()
         shutil.rmtree(tuning.folder / "ray", ignore_errors=True)
     return trials.best(tuning.folder)
+
+
+def start(tuning: Tuning) -> None:
+    """Joins or starts the cluster that trials run on, unless that was done. Raises ValueError when it has no room."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    launch.start_ray(Launch(workers=1, gpu=tuning.launch.gpu))
 
 
 def _fit(tuning: Tuning, proposer: "Proposer") -> None:

@@ -56,6 +56,8 @@ def _search(tuning: Tuning) -> Trial:
 
     if any(event["event"] == "best" for event in trials.events(tuning.folder)):
         return trials.best(tuning.folder)
+    if getattr(tuning.config, "stream", False):
+        ray_tuning.start(tuning)  # whose processors read what outgrows memory
     tuning.task.data.load(tuning.config)  # refuses bad data now, not in each trial
     recorder = recording.Recording([tuning.folder])
     try:

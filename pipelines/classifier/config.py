@@ -27,6 +27,8 @@ class Config(Settings):
     """Built-in data set; digits (8x8) comes with scikit-learn, the others are downloaded where absent."""
     data: str = ""
     """Folder with one subfolder of PNG or JPEG images per class; takes the place of --dataset."""
+    stream: bool = False
+    """Whether --data, then also at s3:// or gs://, is decoded onto the disk once and read from there."""
     data_dir: str = ""
     """Folder where the built-in sets are, or are downloaded to; empty is `datasets` in EAGERLY_HOME or ~/.eagerly."""
     arch: str = "convnet"
@@ -62,6 +64,8 @@ class Config(Settings):
         if self.epochs == 0:
             object.__setattr__(self, "epochs", EPOCHS["" if self.data else self.dataset])
         super().__post_init__()
+        if self.stream and not self.data:
+            raise ValueError("--stream reads the images of --data; name their folder, such as --data photos")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if self.image_size and not 8 <= self.image_size <= 1024:

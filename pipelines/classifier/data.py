@@ -3,6 +3,7 @@
 Shapes: B images of a batch, N images, C colours, H height, W width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,10 +59,14 @@ class Images:
 
     def batch(self, index_B: Tensor, draw: examples.Draw | None) -> Batch:
         """Takes the images at `index_B`, moved about by `draw` when training with --augment."""
-        images_BCHW = self.images[index_B]
+        images_BCHW, targets_B = self.take(index_B)
         if draw and self.augmented:
             images_BCHW = augment(images_BCHW, index_B, draw, self.mirrored)
-        return Batch(images_BCHW, self.targets[index_B], self.smoothing)
+        return Batch(images_BCHW, targets_B, self.smoothing)
+
+    def take(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes images and classes as they are, on the split's device."""
+        return self.images[index_B], self.targets[index_B]
 
 
 @dataclass
@@ -82,15 +87,20 @@ class ImageData(examples.Data):
 
 def load(config: Config) -> ImageData:
     """Reads the images that `config` names; raises ValueError, naming the file, when they cannot be used."""
+    if config.stream:
+        from pipelines.classifier import streaming
+
+        return streaming.load(config)
     if config.data:
-        found = folders.read(Path(config.data), config.image_size)
+        found = folders.read(config.data, config.image_size)
     else:
         found = sources.built_in(config.dataset, config.data_dir)
         found = _resized(found, config.image_size)
-    parts = _split(found, config.seed)
+    parts = split(found.targets, len(found.labels), config.seed, found.train_count)
     mirrored = config.mirror or (not config.data and config.dataset in MIRRORED)
     splits = [_images(found, part, config, mirrored) for part in parts]
-    mean, std = _statistics(found.images[parts[0]])
+    learned = splits[0].images.numpy()
+    mean, std = moments(np.sum([histogram(learned[at : at + 512]) for at in range(0, len(learned), 512)], 0))
     train, valid, test = (examples.fingerprints(found.images[at].tobytes() for at in part) for part in parts)
     return ImageData(
         *splits,
@@ -125,14 +135,14 @@ def rows(found: list[Any], config: Config, data: ImageData) -> Images:
     return Images(*seen, config.label_smoothing, config.augment, mirrored=False)
 
 
-def inputs(data: ImageData) -> list[np.ndarray]:
+def inputs(data: ImageData) -> Sequence[np.ndarray]:
     """Gives images of the validation split as a caller would send their pixels."""
-    return _sent(data.valid, reference.spread(len(data.valid)))
+    return Sent(data.valid, reference.spread(len(data.valid)))
 
 
-def test_inputs(data: ImageData, places: list[int]) -> list[np.ndarray]:
+def test_inputs(data: ImageData, places: list[int]) -> Sequence[np.ndarray]:
     """Gives some images of the test split as a caller would send their pixels."""
-    return _sent(data.test, places)
+    return Sent(data.test, places)
 
 
 def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
@@ -140,9 +150,23 @@ def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
     return data.prints
 
 
-def _sent(split: examples.Split, places: list[int]) -> list[np.ndarray]:
-    images_BCHW = split.batch(torch.tensor(places), None).images.cpu().numpy()
-    return [image_CHW.transpose(1, 2, 0) for image_CHW in images_BCHW]
+class Sent(Sequence[np.ndarray]):
+    """Images at some places of a split, as [H, W, C], each taken when it is asked for."""
+
+    def __init__(self, split: examples.Split, places: list[int]) -> None:
+        """Takes none yet."""
+        self._split, self._places = split, places
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._places)
+
+    def __getitem__(self, at: Any) -> Any:
+        """Takes an image, or those of a slice."""
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        images_BCHW = self._split.batch(torch.tensor([self._places[at]]), None).images
+        return images_BCHW[0].cpu().numpy().transpose(1, 2, 0)
 
 
 def _resized(found: sources.Labelled, side: int) -> sources.Labelled:
@@ -154,20 +178,20 @@ def _resized(found: sources.Labelled, side: int) -> sources.Labelled:
     return sources.Labelled(np.stack(resized), found.targets, found.labels, found.train_count)
 
 
-def _split(found: sources.Labelled, seed: int) -> list[np.ndarray]:
+def split(targets_N: np.ndarray, class_count: int, seed: int, train_count: int | None = None) -> list[np.ndarray]:
     """Shares out the images of each class by the seed: 8 of 10 train, 1 validates, 1 tests.
 
-    A set's own test split stays what it is.
+    A set's own test split, all after `train_count`, stays what it is. Gives the places of each split, ascending.
     """
-    count = len(found.targets) if found.train_count is None else found.train_count
+    count = len(targets_N) if train_count is None else train_count
     order_N = np.random.default_rng(seed).permutation(count)
-    if found.train_count is not None:
+    if train_count is not None:
         valid_count = min(int(count * VALID_SHARE), VALID_MOST)
-        test = np.arange(count, len(found.targets))
+        test = np.arange(count, len(targets_N))
         return [np.sort(order_N[valid_count:]), np.sort(order_N[:valid_count]), test]
     rank_N = np.empty(count, np.int64)
-    for target in range(len(found.labels)):
-        members = order_N[found.targets[order_N] == target]
+    for target in range(class_count):
+        members = order_N[targets_N[order_N] == target]
         rank_N[members] = np.arange(len(members)) % 10
     return [
         np.flatnonzero((rank_N != 1) & (rank_N != 2)),
@@ -186,13 +210,17 @@ def _images(found: sources.Labelled, part: np.ndarray, config: Config, mirrored:
     )
 
 
-def _statistics(images_NCHW: np.ndarray) -> tuple[list[float], list[float]]:
+def histogram(images_NCHW: np.ndarray) -> np.ndarray:
+    """Counts, per colour, how often each of the 256 values occurs; int64 [C, 256]."""
+    colours_CNHW = images_NCHW.transpose(1, 0, 2, 3)
+    return np.stack([np.bincount(colour.ravel(), minlength=256) for colour in colours_CNHW])
+
+
+def moments(counts_CV: np.ndarray) -> tuple[list[float], list[float]]:
     """Finds mean and deviation per colour from counts of the 256 values, so that no float copy is made."""
     means, stds = [], []
     values = np.arange(256)
-    chunks = [images_NCHW[start : start + 512] for start in range(0, len(images_NCHW), 512)]
-    for colour in range(images_NCHW.shape[1]):
-        counts = sum(np.bincount(chunk[:, colour].ravel(), minlength=256) for chunk in chunks)
+    for counts in counts_CV:
         share = counts / np.sum(counts)
         means.append(float(share @ values))
         stds.append(float(share @ (values - means[-1]) ** 2) ** 0.5 or 1.0)

@@ -5,7 +5,8 @@ Shapes: C colours, H height, W width.
 
 import io
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,9 @@ MAX_PIXELS = 16_000_000
 """The largest picture that is decoded, width times height."""
 _MOST_SEGMENTS = 64
 """Segments of a JPEG file that are looked through for its size; cameras write fewer than 30 before it."""
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag that says how a picture is turned, and its values that swap height and width."""
+T = TypeVar("T")
 _JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """The markers of JPEG segments that give the picture's size."""
 
@@ -53,7 +57,30 @@ def open_picture(content: bytes) -> "Image.Image":
     Transparent parts become white; 16-bit grey becomes 8-bit. Raises ValueError when the bytes are not
     such a file or are cut short, and TooManyPixelsError, before decoding, when they hold more than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    return _opened(content, lambda picture: _plain(ImageOps.exif_transpose(picture)))
+
+
+def outline(content: bytes, side: int = 0) -> tuple[int, int, int]:
+    """Tells the shape (C, H, W) of what `open_picture` makes of a file, from its first bytes where these say it.
+
+    With a `side`, height and width are that. Raises what `open_picture` raises, though not for a file that is broken
+    after its first bytes.
+    """
+
+    def look(picture: "Image.Image") -> tuple[int, int, int]:
+        width, height = picture.size
+        if not side and width != height and picture.getexif().get(_ORIENTATION, 1) in _LYING:
+            width, height = height, width
+        return 1 if _is_grey(picture) else 3, side or height, side or width
+
+    return _opened(content, look)
+
+
+def _opened(content: bytes, use: "Callable[[Image.Image], T]") -> T:
+    """Gives what `use` makes of a picture, whose pixels are not decoded yet."""
+    from PIL import Image
 
     claimed = pixel_count(content)
     if claimed > MAX_PIXELS:
@@ -64,7 +91,7 @@ def open_picture(content: bytes) -> "Image.Image":
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         width, height = picture.size
         if width * height <= claimed:  # a second header may say otherwise
-            return _plain(ImageOps.exif_transpose(picture))
+            return use(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, SyntaxError, ValueError, EOFError):
         pass
     except struct.error:
@@ -74,10 +101,14 @@ def open_picture(content: bytes) -> "Image.Image":
     )
 
 
+def _is_grey(picture: "Image.Image") -> bool:
+    return picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
+
+
 def _plain(picture: "Image.Image") -> "Image.Image":
     from PIL import Image
 
-    mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+    mode = "L" if _is_grey(picture) else "RGB"
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if not picture.has_transparency_data:

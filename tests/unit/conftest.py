@@ -73,3 +73,21 @@ def store(tmp_path: Path) -> "Iterator[Store]":
     assert lock is not None
     yield made
     os.close(lock)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty bucket of an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    known = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**known, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    where = f"{host}:{port}"
+    fs.S3FileSystem(endpoint_override=where, scheme="http", allow_bucket_creation=True).create_dir("bucket")
+    yield "s3://bucket"
+    server.stop()

@@ -15,8 +15,9 @@ import torch
 import training
 
 from eagerly.cli import main
-from pipelines import answers, artifact, judging, loop, recorder, registry, results, runs, tasks
+from pipelines import answers, artifact, judging, loop, recorder, registry, results, runs, tasks, uploads
 from pipelines.answers import Incomparable
+from pipelines.classifier import images
 from pipelines.classifier.data import ImageData, Images
 from pipelines.journal import Journal
 from pipelines.place import Place
@@ -42,7 +43,9 @@ class Store:
         config = task.config.Config(**flags)
         run = runs.create(word, task, config, Launch(local=True, threads=1), self.folder / name)
         journal = Journal(run.folder)
-        loop.run(task, config, run.folder, Place(threads=1), journal.append, wrap(task.data.load(config)))
+        loop.run(
+            task, config, run.folder, Place(threads=1), journal.append, wrap(task.data.load(uploads.brought(config)))
+        )
         journal.close()
         closed = threading.Event()
         closed.set()
@@ -243,6 +246,26 @@ def test_a_champion_answers_callers_as_it_was_tested(tmp_path: Path, word: str) 
     assert (
         set(found.slices) == {"classifier": set(), "sentiment": {"script", "length"}, "recommender": {"activity"}}[word]
     )
+
+
+def test_a_run_of_uploaded_images_is_held_against_one_that_streamed_them(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    digits = tasks.find("classifier").data.load(tasks.find("classifier").config.Config()).train
+    for at in range(600):
+        path = tmp_path / "digits" / str(int(digits.targets[at])) / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.to_png(digits.images[at].numpy()))
+    address, _ = uploads.send(tmp_path / "digits", (tmp_path / "storage").as_uri())
+    made, recipe = Store(tmp_path), {"arch": "article", "augment": False}
+    made.train("streamed", data=str(tmp_path / "digits"), stream=True, epochs=1, lr=1e-4, **recipe)
+    made.train("uploaded", data=address, epochs=8, **recipe)
+    assert made.said["uploaded"]["reason"].startswith("champion: accuracy 0.")
+    assert "learned from the same training split" in (tmp_path / "uploaded" / "gate" / "report.html").read_text()
 
 
 def _labelled(labels: list[str], target: list[int]) -> Results:

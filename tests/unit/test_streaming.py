@@ -7,7 +7,6 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,24 +134,6 @@ def test_bytes_that_are_not_utf8_and_a_folder_that_is_not_there_are_one_sentence
         streamed(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="--stream reads the files of --data"):
         Config(stream=True)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty bucket of an S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
-    from pyarrow import fs
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    known = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**known, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-        monkeypatch.setenv(name, value)
-    where = f"{host}:{port}"
-    fs.S3FileSystem(endpoint_override=where, scheme="http", allow_bucket_creation=True).create_dir("bucket")
-    yield "s3://bucket"
-    server.stop()
 
 
 def test_files_in_s3_are_numbered_as_those_of_a_folder(folder: Path, bucket: str) -> None:
