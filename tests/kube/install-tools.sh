@@ -45,9 +45,11 @@ install() { # install PROGRAM VERSION PACKAGE
 install helm "$HELM" helm.sh/helm/v4/cmd/helm
 install helm3 "$HELM3" helm.sh/helm/v3/cmd/helm
 install kubeconform "$KUBECONFORM" github.com/yannh/kubeconform/cmd/kubeconform
-if [[ ! -d $TOOLS_DIR/schemas ]]; then
+if [[ ! -d $TOOLS_DIR/schemas || ! -d $TOOLS_DIR/kuberay/crds ]]; then
+    crds=$(go mod download -json "github.com/ray-project/kuberay/ray-operator@$KUBERAY" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    rm -rf "$TOOLS_DIR/schemas" "$TOOLS_DIR/kuberay/crds"
+    command install -D --mode 644 --target-directory "$TOOLS_DIR/kuberay/crds" "$crds"/config/crd/bases/*.yaml
     python3 -m venv "$work/venv"
     "$work/venv/bin/pip" install --quiet "$SCHEMAS" PyYAML
-    crds=$(go mod download -json "github.com/ray-project/kuberay/ray-operator@$KUBERAY" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
-    "$work/venv/bin/python" "$root/tests/kube/schemas.py" "$crds/config/crd/bases" "$TOOLS_DIR/schemas"
+    "$work/venv/bin/python" "$root/tests/kube/schemas.py" "$TOOLS_DIR/kuberay/crds" "$TOOLS_DIR/schemas"
 fi
