@@ -38,7 +38,7 @@ images:
 dashboards:
 	$(PYTHON) deploy/monitoring/dashboards.py deploy/monitoring/dashboards
 
-# What the chart has from elsewhere: its README from its values, rules and dashboards from deploy/monitoring.
+# What the charts have from elsewhere: READMEs from their values, rules and dashboards from deploy/monitoring.
 chart: .venv/dev
 	$(PY) helm/readme.py
 	cp deploy/monitoring/rules.yaml helm/eagerly/files/

@@ -1,4 +1,4 @@
-"""Writes the chart's README from its values: `python helm/readme.py`; with --check it only compares."""
+"""Writes the charts' READMEs from their values: `python helm/readme.py`; with --check it only compares."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-CHART = Path(__file__).resolve().parent / "eagerly"
+CHARTS = [Path(__file__).resolve().parent / name for name in ("eagerly", "platform")]
 ENTRY = re.compile(r"( *)([\w-]+):(.*)")
 
 
@@ -26,7 +26,7 @@ def rows(text: str) -> list[tuple[str, str, str]]:
             default = values
             for key in path:
                 default = default[key] if isinstance(default, dict) and key in default else blocks
-            if default is blocks or tuple(path[:-1]) in {row[3] for row in found}:
+            if default is blocks or {tuple(path[:depth]) for depth in range(len(path))} & {row[3] for row in found}:
                 continue  # within the default of a value that is a map
             if comment:
                 found.append((".".join(path), _shown(default), comment, tuple(path)))
@@ -36,11 +36,11 @@ def rows(text: str) -> list[tuple[str, str, str]]:
     return [row[:3] for row in found]
 
 
-def page() -> str:
-    """Puts the README together."""
-    head = (CHART / "README.head.md").read_text()
+def page(chart: Path) -> str:
+    """Puts a README together."""
+    head = (chart / "README.head.md").read_text()
     lines = ["| value | default | what |", "|---|---|---|"]
-    lines += [f"| `{name}` | {default} | {what} |" for name, default, what in rows((CHART / "values.yaml").read_text())]
+    lines += [f"| `{name}` | {default} | {what} |" for name, default, what in rows((chart / "values.yaml").read_text())]
     return head + "\n".join(lines) + "\n"
 
 
@@ -53,12 +53,13 @@ def _shown(default: object) -> str:
 
 def main(words: list[str]) -> int:
     """Writes, or with --check says whether there is something to write."""
-    made, place = page(), CHART / "README.md"
-    if "--check" not in words:
-        place.write_text(made)
-    elif not place.exists() or place.read_text() != made:
-        print(f"{place} is not what values.yaml says; run `make chart`", file=sys.stderr)
-        return 1
+    for chart in CHARTS:
+        made, place = page(chart), chart / "README.md"
+        if "--check" not in words:
+            place.write_text(made)
+        elif not place.exists() or place.read_text() != made:
+            print(f"{place} is not what values.yaml says; run `make chart`", file=sys.stderr)
+            return 1
     return 0
 
 
