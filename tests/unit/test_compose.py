@@ -86,6 +86,20 @@ def test_the_flags_of_the_endpoint_are_flags(compose: dict[str, Any]) -> None:
     assert flags.parse(Serve, words, "eagerly serve").probe_port == 9001
 
 
+def test_the_page_that_opens_the_door_to_others_locks_it_with_flags_that_there_are() -> None:
+    from eagerly import flags
+    from eagerly.commands.serve import Serve
+
+    page = (ROOT / "docs" / "deploy" / "one-machine.md").read_text()
+    (listed,) = re.findall(r"^    command: \[(.+?)\]$", page, re.DOTALL | re.MULTILINE)
+    words = [word.strip() for word in listed.split(",")]
+    assert words[:2] == ["eagerly", "serve"] and "--insecure" not in words
+    flags.parse(Serve, words[2:], "eagerly serve")
+    paths = {word.partition("=/run/secrets/")[2] for word in words if "/run/secrets/" in word}
+    (mounted,) = re.findall(r"^    secrets: \[(.+?)\]$", page, re.MULTILINE)
+    assert paths == set(mounted.split(", ")) == set(re.findall(r"^  (\w+): \{file: ", page, re.MULTILINE))
+
+
 def test_passwords_are_made_once_and_never_changed(tmp_path: Any) -> None:
     script = tmp_path / "compose-secrets.sh"
     shutil.copy(ROOT / "deploy" / "compose-secrets.sh", script)
