@@ -143,6 +143,22 @@ def test_the_operator_is_pinned_sized_restricted_and_sees_its_own_namespace_alon
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_the_hook_that_ends_rays_objects_is_as_closed_as_every_pod(platform: Platform):
+    manifests = platform.rendered()
+    hook = pod_templates(manifests)["Job/eagerly-uninstall-hook"]
+    (container,) = containers(hook)
+    assert hook["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    policies, place = Policies(manifests), Place(hook["metadata"]["labels"])
+    internet = Place(address="93.184.216.34", is_pod=False)
+    assert {port for port in PORTS if policies.allow(place, internet, port)} == {443, 6443}
+    assert not any(policies.allow(place, other, port) for other in (*HEADS, *OTHERS) for port in (5000, 5432, 8265))
+    (role,) = [one for one in of_kind(manifests, "Role") if one["metadata"]["name"] == "eagerly-uninstall-hook"]
+    assert [rule["verbs"] for rule in role["rules"]] == [["list", "deletecollection"]]
+
+
 def pod(component: str, **labels: str) -> Place:
     return Place({"app.kubernetes.io/instance": "eagerly", "app.kubernetes.io/component": component, **labels})
 
