@@ -176,12 +176,13 @@ async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:
 
 
 class Figures:
-    """The metrics of one RPC, opened once; calls are counted together, when their replies are on their way."""
+    """The metrics of one RPC, opened once; calls are counted together, once their replies are on their way."""
 
     def __init__(self, service: str, method: str, figures: metrics.Metrics) -> None:
         """Opens every metric of the table, so that all are present from the start."""
         self._figures = figures
         self._labels = (service, method)
+        self._loop = asyncio.get_running_loop()
         self._codes: dict[int, int] = {}
         self._seconds: list[float] = []
         self._in_flight_count = 0
@@ -212,10 +213,10 @@ class Figures:
             self.items[code] = self.items.get(code, 0) + count
 
     def _write_soon(self) -> None:
-        """Has what the next moments bring written all at once."""
+        """Has what this turn of the loop brings written at its end, all at once: a replica may die any moment."""
         if not self._is_due:
             self._is_due = True
-            self._figures.write_soon(self._write)
+            self._loop.call_soon(self._write)
 
     def _write(self) -> None:
         self._is_due = False

@@ -185,7 +185,7 @@ class Histogram:
 class Metrics:
     """One process's files in the shared folder; for one thread.
 
-    What comes with every call is kept by those who count it, and written once in WRITE_S for all calls together.
+    What is measured of every batch is kept by those who measure it, and written once in WRITE_S for all together.
     """
 
     def __init__(self, folder: Path) -> None:
