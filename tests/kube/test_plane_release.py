@@ -14,7 +14,7 @@ SERVICES = {"classifier": 9001, "sentiment": 9002, "recommender": 9003}
 
 @pytest.fixture(scope="module")
 def release(plane: Plane) -> Plane:
-    """The defaults, installed; `--wait` returned when the RayService was Ready."""
+    """The defaults, installed with `--wait`."""
     plane.add_disks()
     plane.namespace(SPACE)
     began = time.monotonic()
