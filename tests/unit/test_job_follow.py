@@ -1,6 +1,7 @@
 """Following a job's log gives each line once, for little, until the job ends: also over outages of its dashboard."""
 
 import json
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import ray
 
 from eagerly import cli
-from pipelines import following, history, job_log
+from pipelines import following, history, job_log, jobs
 
 BEGUN_MS = 1_000_000
 
@@ -24,6 +26,7 @@ class Head:
         self.state = "RUNNING"
         self.begun_ms = BEGUN_MS
         self.has_log = True
+        self.python, self.ray = platform.python_version(), ray.__version__
         self.count = 0
         self.sent_bytes = 0
         self.break_after_bytes: int | None = None
@@ -72,8 +75,8 @@ class Head:
         if path == "/api/v0/logs/file":
             return self._end_of_log(call, int(asked["lines"][0]))
         answers = {
-            "/api/version": {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "session"},
-            "/api/v0/cluster_metadata": {"data": {"pythonVersion": "3.11.7"}},
+            "/api/version": {"version": "4", "ray_version": self.ray, "ray_commit": "", "session_name": "session"},
+            "/api/v0/cluster_metadata": {"data": {"pythonVersion": self.python}},
             "/api/jobs/": [job],
             "/api/jobs/chatty": job,
         }
@@ -198,6 +201,19 @@ def test_another_cluster_in_the_place_of_the_first_is_told_from_it(
     shown = capsys.readouterr()
     assert shown.out == "one line\n"
     assert f"the cluster at {head.address} came back without the job 'chatty'" in shown.err
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 1), ("RUNNING", 3)])
+def test_waiting_ends_with_what_became_of_the_job(head: Head, state: str, code: int) -> None:
+    head.state = state
+    assert cli.main(["jobs", "wait", "--timeout", "0.1", "chatty", "--address", head.address]) == code
+
+
+@pytest.mark.parametrize(("python", "release"), [("3.9.1", ray.__version__), (platform.python_version(), "2.1.0")])
+def test_a_cluster_of_another_python_or_ray_is_refused_by_their_versions(head: Head, python: str, release: str) -> None:
+    head.python, head.ray = python, release
+    with pytest.raises(ValueError, match=rf"the cluster at {head.address} Python {python} and Ray {release}; install"):
+        jobs.connect(head.address).check_versions()
 
 
 def test_a_log_without_numbered_lines_is_read_again_and_shown_once(
