@@ -23,6 +23,8 @@ from pipelines.journal import Reader
 
 SAY_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 1.0, 10.0, 600.0
 """A line a second that has news; after ten minutes, one in ten."""
+SAY_LINES = 256
+"""A line for programs comes at least after so many for people, so that readers find one near the end."""
 KEEP_AFTER_SECONDS = 15.0
 """When the upload to MLflow begins: its imports would slow the start of the training."""
 UPLOAD_SECONDS, LAST_SECONDS = 120.0, 1.5
@@ -50,6 +52,7 @@ class Supervisor:
         self.keeper: subprocess.Popen[bytes] | None = None
         self.printed: dict[str, Any] = {}
         self.last_print = 0.0
+        self.said_count, self.since_said = 0, 0
         self.reader = Reader(self.run_dir)
         self.reader.skip()
         self.state = State(plan["name"])
@@ -161,6 +164,9 @@ class Supervisor:
         with self.lock:
             self.log.write(text + "\n")
             print(text, flush=True)
+            self.since_said += 1
+            if self.since_said >= SAY_LINES:
+                self._number()
 
     def say(self, force: bool = False) -> None:
         """Writes a line for programs, with all there is to say, when there is news."""
@@ -168,9 +174,14 @@ class Supervisor:
         pause = SAY_SECONDS if time.time() - self.said["begun"] < SELDOM_AFTER_SECONDS else SELDOM_SECONDS
         if self.said != self.printed and (force or now - self.last_print >= pause):
             with self.lock:
-                print(job_log.line(self.said), flush=True)
+                self._number()
             self.printed, self.last_print = {**self.said}, now
             sealed.put(self.folder / history.STATUS, json.dumps(self.said))
+
+    def _number(self) -> None:
+        """Writes a numbered line for programs."""
+        self.said_count, self.since_said = self.said_count + 1, 0
+        print(job_log.line({**self.said, job_log.NUMBER: self.said_count}), flush=True)
 
     def _has_run(self) -> bool:
         return (self.run_dir / "mlflow.json").exists()

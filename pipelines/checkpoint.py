@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,30 @@ def put_together(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "dict" in skeleton:
         return {key: put_together(item, tensors) for key, item in skeleton["dict"]}
     return [put_together(item, tensors) for item in skeleton["list"]]
+
+
+def take_out(state: dict[str, Any], paths: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Empties the dicts that there are at paths such as `average/weights`; gives what was in them, by path."""
+    taken = {}
+    for path in paths:
+        *above, name = path.split("/")
+        place = _at(state, above)
+        if isinstance(place.get(name), dict):
+            taken[path], place[name] = place[name], {}
+    return taken
+
+
+def put_back(state: dict[str, Any], taken: Mapping[str, dict[str, Any]]) -> None:
+    """Fills the dicts that `take_out` emptied."""
+    for path, content in taken.items():
+        *above, name = path.split("/")
+        _at(state, above)[name] = content
+
+
+def _at(state: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    for name in names:
+        state = state.get(name) or {}
+    return state
 
 
 def copy_to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

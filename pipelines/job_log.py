@@ -1,10 +1,22 @@
-"""The lines of a job's log: most are for people, and those that begin with MARK say, as JSON, how the job goes on."""
+"""The lines of a job's log: most are for people, and those that begin with MARK say, as JSON, how the job goes on.
+
+Those for programs are numbered, so no two are equal: that tells where in the log an end of it begins.
+"""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 MARK = "@eagerly "
+NUMBER = "line"
+"""The key of a line's number, counted among those for programs."""
+ALL = -1
+LEAST, MOST = 20, 1000
+"""Bounds of how many new lines are expected."""
+WIDER = (1, 20, 400)
+"""How many times the lines that are expected are asked for, until what is known is among them."""
+BATCH_LINES = 500
 
 
 def line(said: Mapping[str, Any]) -> str:
@@ -33,3 +45,62 @@ def latest(lines: Iterable[str]) -> dict[str, Any]:
 def for_people(lines: Iterable[str]) -> list[str]:
     """Leaves out what is said to programs."""
     return [text for text in lines if not text.startswith(MARK)]
+
+
+class Tail:
+    """Reads on in a log of which only an end, so many lines long, can be asked for; gives every line once."""
+
+    def __init__(self, ask: Callable[[int], Iterable[bytes]]) -> None:
+        """Begins before the first line; `ask` gives the last lines as of now, in blocks, and all of them for ALL."""
+        self._ask = ask
+        self._count = 0
+        self._numbered = b""
+        self._since = 0
+        self._expected = LEAST
+
+    def more(self, ended: bool) -> Iterator[list[str]]:
+        """Gives what people are shown of the lines that are new, some at a time.
+
+        A last line without its end is left for the next time, unless the log has `ended`. What `ask` raises passes
+        through, and what was given until then counts.
+        """
+        before = self._count
+        for lines in self._batches(self._new()):
+            if not ended and not lines[-1].endswith(b"\n"):
+                lines.pop()
+            self._note(lines)
+            yield for_people([line.decode(errors="replace").rstrip("\r\n") for line in lines])
+        self._expected = min(max(LEAST, 2 * (self._count - before)), MOST)
+
+    def _new(self) -> Iterator[bytes]:
+        """Finds the lines behind those that were given: by the last numbered one, else by counting from the first."""
+        for times in WIDER if self._numbered else ():
+            lines = _lines(self._ask(self._since + times * self._expected))
+            if any(line == self._numbered for line in lines):
+                return islice(lines, self._since, None)
+        return islice(_lines(self._ask(ALL)), self._count, None)
+
+    def _batches(self, lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+        while batch := list(islice(lines, BATCH_LINES)):
+            yield batch
+
+    def _note(self, lines: list[bytes]) -> None:
+        self._count += len(lines)
+        self._since += len(lines)
+        for behind, line in enumerate(reversed(lines)):
+            if NUMBER in read(line.decode(errors="replace")):
+                self._numbered, self._since = line, behind
+                return
+
+
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Cuts blocks into lines, each with its end; the last may lack it."""
+    begun: list[bytes] = []
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        begun.append(first)
+        for following in others:
+            yield b"".join([*begun, b"\n"])
+            begun = [following]
+    if any(begun):
+        yield b"".join(begun)

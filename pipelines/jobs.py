@@ -4,24 +4,20 @@ import json
 import logging
 import platform
 import shlex
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pipelines import cluster, job_log
+from pipelines.dashboard import Dashboard, LogGone, NoAnswer, sentences
 from pipelines.settings import Launch
 
-CONNECT_SECONDS = 5.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STATUS = {"PENDING": "starting", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped"}
-DASHBOARD_PORT = 8265
-TAILS = (100, 5000)
+TAILS = (300, 5000)
 """How many lines of a log's end are read to learn how a job goes on, and then, when people are told so much."""
 
 
@@ -83,19 +79,17 @@ class Cluster:
     def __init__(self, address: str) -> None:
         """Connects. Raises ValueError with a sentence when nothing answers, or something else than Ray does."""
         self.address = address
-        _knock(address)
-        from ray.job_submission import JobSubmissionClient
-
-        with _sentences(address):
-            self._client: Any = JobSubmissionClient(address)
-            about = self._get("/api/version")
+        self._dashboard = Dashboard(address)
+        self._client = self._dashboard.client
+        with sentences(address):
+            about = self._dashboard.get("/api/version")
             self.ray, self._session = about["ray_version"], about.get("session_name", "")
-            self.python = str(self._get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
+            self.python = str(self._dashboard.get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
 
     def nodes(self) -> list[dict[str, float]]:
         """Lists the resources of each machine that lives."""
         for _ in range(50):  # a cluster that has just started knows none for a while
-            found = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+            found = self._dashboard.get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
             alive = [node.get("resources_total") or {} for node in found if node["state"] == "ALIVE"]
             if alive:
                 return alive
@@ -154,7 +148,7 @@ class Cluster:
             self._check_again(taken[0], again)
         for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        with _sentences(self.address):
+        with sentences(self.address):
             return self._client.submit_job(
                 entrypoint=order.entrypoint(),
                 submission_id=order.name if not taken else f"{order.name}.{_attempt(taken[0].submission) + 1}",
@@ -174,7 +168,7 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """Lists the jobs that were submitted by us, the newest first, each by its last attempt."""
-        with _sentences(self.address):
+        with sentences(self.address):
             found = [
                 _job(details) for details in self._client.list_jobs() if "eagerly_name" in (details.metadata or {})
             ]
@@ -197,84 +191,42 @@ class Cluster:
 
     def _tail(self, job: Job, count: int) -> list[str]:
         """Gives the last lines of a job's log; none where the machine that has it is gone."""
-        asked = {"node_id": job.node, "filename": f"job-driver-{job.submission}.log", "lines": count}
-        with _sentences(self.address):
-            reply = self._client._do_request("GET", "/api/v0/logs/file", params=asked, timeout=30)
-        return reply.content.decode(errors="replace").splitlines() if reply.status_code == 200 else []
+        try:
+            return b"".join(self.log(job, count)).decode(errors="replace").splitlines()
+        except (LogGone, NoAnswer):
+            return []
 
-    def logs(self, job: Job) -> list[str]:
-        """Gives the lines that the job has written, ours included."""
-        with _sentences(self.address):
-            return self._client.get_job_logs(job.submission).splitlines()
+    def log(self, job: Job, lines: int) -> Iterator[bytes]:
+        """Gives the end of the job's log, as Dashboard.log does; nothing while the job has no machine."""
+        return self._dashboard.log(job.node, job.submission, lines) if job.node else iter(())
+
+    def again(self, job: Job) -> Job | None:
+        """Reads anew where a job stands; None where another cluster answers than the one that had the job."""
+        from ray.job_submission import JobDetails
+
+        found = self._dashboard.get(f"/api/jobs/{job.submission}", missing={})
+        now = _job(JobDetails(**found)) if found else None
+        return now if now is not None and now.begun == job.begun else None
 
     def stop(self, job: Job) -> None:
         """Asks the job to end: SIGTERM, and after 3 s SIGKILL, to all of its processes."""
-        with _sentences(self.address):
+        with sentences(self.address):
             self._client.stop_job(job.submission)
 
     def wait(self, job: Job, seconds: float, poll_seconds: float = 0.2) -> str:
         """Waits until the job has ended, or `seconds` are over; returns Ray's state."""
         deadline, state = time.monotonic() + seconds, ""
         while True:
-            with _sentences(self.address):
+            with sentences(self.address):
                 state = str(self._client.get_job_status(job.submission).value)
             if state in ENDED or time.monotonic() > deadline:
                 return state
             time.sleep(poll_seconds)
 
-    def _get(self, path: str) -> dict[str, Any]:
-        with _sentences(self.address):
-            reply = self._client._do_request("GET", path, timeout=30)
-            if reply.status_code != 200:
-                raise RuntimeError(f"{path} answered {reply.status_code}")
-            return reply.json()
-
 
 def connect(address: str) -> Cluster:
     """Finds a cluster by the address of its jobs server. Raises ValueError with a sentence when there is none."""
     return Cluster(address)
-
-
-def _knock(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"--address is {address!r}; it must be that of a Ray dashboard, such as http://head:{DASHBOARD_PORT}"
-        )
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError as problem:
-        reason = problem.strerror or str(problem)
-        raise ValueError(
-            f"no cluster answers at {address} ({reason}); see whether its dashboard listens there, or start one here "
-            "with `eagerly cluster up`"
-        ) from None
-
-
-@contextmanager
-def _sentences(address: str) -> Iterator[None]:
-    """Turns what the jobs server or the way to it raises into one sentence."""
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    try:
-        yield
-    except AuthenticationError as problem:
-        raise ValueError(
-            f"the cluster at {address} refuses this token ({str(problem).strip().splitlines()[0]}); set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
-        ) from problem
-    except (ConnectionError, requests.exceptions.RequestException) as problem:
-        raise ValueError(
-            f"the cluster at {address} does not answer as a Ray dashboard does ({_first(problem)})"
-        ) from problem
-    except (RuntimeError, KeyError) as problem:
-        raise ValueError(f"the jobs server at {address} refused: {_first(problem)}") from problem
-
-
-def _first(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[-1][:300]
 
 
 def _job(details: Any) -> Job:

@@ -241,7 +241,7 @@ class Worker:
 
     def resume(self) -> None:
         """Goes on from the run's newest whole checkpoint, if there is one."""
-        found = self.saver.latest()
+        found = self.saver.latest(sharding.WHOLE if sharding.is_sharded(self.network) else ())
         if found is None:
             return
         state, problems = found

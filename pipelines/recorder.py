@@ -109,12 +109,16 @@ class Recorder:
                 try:
                     self._read()
                     result = self._advance(last)
+                    if attempts:
+                        _tell({"run_dir": str(self.run_dir), "away": False})
                     attempts, complaint = 0, ""
                 except Exception as problem:  # MLflow's own, of any store: the journal keeps what is to be logged
                     result, attempts = None, attempts + 1
                     sentence, passing = tracking.explain(problem)
                     if last and (not passing or time.monotonic() >= deadline):
                         raise ValueError(sentence) from problem
+                    if passing and attempts == 1:
+                        _tell({"run_dir": str(self.run_dir), "away": True})
                     if complaint != sentence.partition("(")[0]:
                         complaint = sentence.partition("(")[0]
                         self._notice(f"{sentence}; the run goes on, and its folder keeps all until MLflow has it")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ PATIENCE_SECONDS = 1800.0
 """The recorder ends by itself; this is for one that hangs, and leaves time to send a large model."""
 LEAVE_SECONDS = 5.0
 """So long somebody who broke a run off waits for its recorder, which then goes on alone until MLflow answers or not."""
+AWAY_SECONDS = 1.0
+"""So long when MLflow did not answer the last time that the recorder asked."""
 NICENESS = 5
 """The recorder yields the processor to the training."""
 MOST_STARTS = 5
@@ -54,6 +57,7 @@ class Recording:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._results: dict[str, dict[str, Any]] = {}
         self._lock, self._is_closing, self._is_hurried = threading.Lock(), False, False
+        self._is_away, self._broken_off = False, float("inf")
         self._process = self._start(folders)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -106,11 +110,15 @@ class Recording:
         said = json.loads(line)
         if "notice" in said:
             self._say(said["notice"])
+        elif "away" in said:
+            self._is_away = said["away"]
         else:
             self._results[said["run_dir"]] = said
 
     def _hang_up(self) -> None:
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return
         with contextlib.suppress(BrokenPipeError):  # it has ended
             self._process.stdin.write(b"hurry" if self._is_hurried else b"")
             self._process.stdin.close()
@@ -144,14 +152,21 @@ class Recording:
                 raise NotRecorded(sentence, [result for result in results if "error" not in result])
         return results
 
+    def hurry(self) -> None:
+        """Lets the recorder log what is there of runs that were broken off, and end; waits for nothing."""
+        self._broken_off = min(self._broken_off, time.monotonic())
+        self._end(0.0, hurry=True)
+
     def abandon(self) -> list[Path]:
         """Lets the recorder log what is there of runs that did not end, and end; it waits for no tracker.
 
         Returns the folders of what MLflow may lack, after a few seconds at most: a recorder that waits for an answer
         goes on alone, for at most half a minute, and ends.
         """
+        self.hurry()
+        waited = time.monotonic() - self._broken_off
         with self._errors:
-            has_ended = self._end(LEAVE_SECONDS, hurry=True)
+            has_ended = self._end(max(0.0, (AWAY_SECONDS if self._is_away else LEAVE_SECONDS) - waited), hurry=True)
         begun = [folder for folder in self._folders if journal.has_begun(folder)]
         if not (has_ended or begun):
             self._kill()

@@ -140,7 +140,7 @@ def rollback(name: str) -> Version:
 
 def champion(name: str) -> Version:
     """Finds the version that serves. Raises ValueError when there is none, saying how to get one."""
-    found = _champion(name)
+    found = _champion(name) if tracking.exists() else None
     if found is None:
         raise ValueError(f"no champion for {name} in {tracking.uri()}; `eagerly train {name}` trains and registers one")
     return found
@@ -151,6 +151,8 @@ def aim(name: str) -> Aim | None:
 
     Raises RuntimeError for an answer that is not about this model, and what MLflow raises when there is none.
     """
+    if not tracking.exists():
+        return None
     from mlflow.exceptions import MlflowException
 
     try:

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -137,11 +137,13 @@ class Saver:
             self._mirror.close(PATIENCE_SECONDS, whole=kind is None)
             self.report()
 
-    def latest(self) -> tuple[dict[str, Any], list[str]] | None:
+    def latest(self, apart: Collection[str] = ()) -> tuple[dict[str, Any], list[str]] | None:
         """Reads the newest whole checkpoint, from the storage where that has a newer one, as rank 0 finds it.
 
-        Every rank calls this and gets the same; the other ranks need not see rank 0's disk. Returns None when there
-        is none, or the state and a sentence for each one passed over. Raises ValueError when none is whole.
+        Every rank calls this and gets the same; the other ranks need not see rank 0's disk. Dicts of the state whose
+        path, such as `average/weights`, is in `apart` are empty on all but rank 0, where they lie in the mapped file
+        until they are read. Returns None when there is none, or the state and a sentence for each one passed over.
+        Raises ValueError when none is whole.
         """
         self.wait()
         found: tuple[dict[str, Any], list[str]] | None = None
@@ -155,13 +157,18 @@ class Saver:
                     checkpoint.set_aside(self.folder)
             except ValueError as problem:
                 refusal = str(problem)
+        own = checkpoint.take_out(found[0] if found else {}, apart)
         skeleton, tensors = checkpoint.take_apart({"found": found, "refusal": refusal})
         device = torch.device(self.place.device)
         shared = collectives.share(skeleton, tensors, self.place.rank, self.place.world, device)
         answer = checkpoint.put_together(*shared)
         if answer["refusal"]:
             raise ValueError(answer["refusal"])
-        return (answer["found"][0], answer["found"][1]) if answer["found"] else None
+        if not answer["found"]:
+            return None
+        state, problems = answer["found"]
+        checkpoint.put_back(state, own)
+        return state, problems
 
     def forget_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, so that a run that goes back on purpose never resumes from them."""

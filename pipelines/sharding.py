@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+WHOLE = ("network", "best", "optimizer", "average/weights")
+"""The parts of a run's state that hold whole weights, which are spread from rank 0, one tensor at a time."""
+
 
 def shard(network: nn.Module, blocks: list[nn.Module], device: torch.device, world: int) -> None:
     """Shares a network's weights out, block by block, so that one block at a time is whole on the device.
@@ -45,7 +48,7 @@ def network_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_network(network: nn.Module, state: dict[str, Any], strict: bool = True) -> None:
-    """Loads what `network_state` gave; of a sharded network, from rank 0's."""
+    """Loads what `network_state` gave; of a sharded network, from rank 0's, of which a rank keeps its shares alone."""
     if not is_sharded(network):
         network.load_state_dict(state, strict=strict)
         return
@@ -60,7 +63,7 @@ def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads what `optimizer_state` gave.
+    """Loads what `optimizer_state` gave; of a sharded network, from rank 0's, of which a rank keeps its shares alone.
 
     A state that lies otherwise in memory than its weight is laid as the weight is: fused kernels pair them as they
     lie, so that channels-last weights would meet the wrong numbers.

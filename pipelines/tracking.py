@@ -33,6 +33,12 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
+def exists() -> bool:
+    """Says whether the store can hold anything: a database that is a file must be there, and asking would make it."""
+    start, _, path = uri().partition("///")
+    return start != "sqlite:" or ":memory:" in path or Path(path.partition("?")[0]).exists()
+
+
 def check_reach(machine_count: int) -> None:
     """Raises ValueError when runs of several machines are to be logged to a store that only one can open."""
     if machine_count > 1 and urlparse(uri()).scheme in ONE_MACHINE:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pipelines import tracking
+from pipelines import tasks, tracking
 from services.follower import environment
 from services.models import Stored, home
 from services.options import Options
@@ -48,6 +48,9 @@ class Champions:
 
         words: tasks' names, or the folders of a user's own.
         """
+        names = [tasks.find(word).name for word in words]
+        self._certain = all(store.good(name) or store.current(name) for name in names)
+        self._answer: tuple[list[Stored], list[str]] | None = None
         command = [sys.executable, "-m", "services.watcher", "--home", store.home, "--once", *words]
         self._process = subprocess.Popen(
             command,
@@ -67,23 +70,41 @@ class Champions:
             self._process.kill()
             self._process.communicate()
 
+    def check(self) -> None:
+        """Raises ValueError as wait() does, at once where each task has a model here that stands in for a champion.
+
+        Else it waits, and imports Ray meanwhile, so that no Ray is started to serve nothing.
+        """
+        if not self._certain:
+            _import_ray()
+            self.wait()
+
     def wait(self) -> tuple[list[Stored], list[str]]:
         """Returns the models, and a sentence for each that is not the champion.
 
         Raises ValueError with the process's sentence when one cannot be had.
         """
+        if self._answer is not None:
+            return self._answer
         output, complaint = self._process.communicate()
         if self._process.returncode == 2 and complaint.strip():
             raise ValueError(complaint.strip().splitlines()[-1])
         if self._process.returncode:
             raise RuntimeError(f"fetching models failed:\n{complaint}")
         found = [json.loads(line) for line in output.splitlines()]
-        return [Stored(**one["stored"]) for one in found], [one["note"] for one in found if one["note"]]
+        self._answer = ([Stored(**one["stored"]) for one in found], [one["note"] for one in found if one["note"]])
+        return self._answer
 
 
 def store() -> Store:
     """Names the registry of MLFLOW_TRACKING_URI and the folder of EAGERLY_HOME for any process on any node."""
     return Store(str(home()), absolute(tracking.uri()))
+
+
+def _import_ray() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from ray import serve  # noqa: F401  # slow, and reads the environment
 
 
 @contextlib.contextmanager
@@ -92,8 +113,7 @@ def ray_running() -> Iterator[bool]:
 
     Yields whether it is our own.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    _import_ray()
     import ray
     from ray import serve
 

@@ -70,7 +70,7 @@ def _reach(which: Which) -> "Cluster | None":
     try:
         return _connect(which)
     except ValueError as problem:
-        print(f"eagerly: {problem}; what MLflow keeps:", file=sys.stderr)
+        _warn(f"{problem}; what MLflow keeps:")
         return None
 
 
@@ -149,25 +149,26 @@ def _link(run_id: str) -> str:
 
 
 def _logs(which: Which) -> int:
-    from pipelines import history, job_log, jobs
+    from pipelines import following, history
+    from pipelines.dashboard import LogGone
 
     there = _reach(which)
     job = there.job(which.name) if there else None
     if there is None or job is None:
         print("\n".join(history.log(which.name)))
         return 0
-    shown = 0
-    while True:
-        state = there.wait(job, 0)
-        lines = job_log.for_people(there.logs(job))
-        for line in lines[shown:]:
-            print(line, flush=True)
-        shown = len(lines)
-        if not which.follow or state in jobs.ENDED:
-            break
-        time.sleep(POLL_SECONDS)
+    try:
+        for lines in following.lines(there, job, which.follow, _warn):
+            print("\n".join(lines), flush=True)
+    except LogGone as problem:
+        _warn(f"{problem}; what MLflow keeps of it:")
+        print("\n".join(history.log(job.name)))
     print(f"next  eagerly jobs status {job.name}", file=sys.stderr)
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"eagerly: {text}", file=sys.stderr, flush=True)
 
 
 def _stop(which: Which) -> int:

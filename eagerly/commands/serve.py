@@ -115,6 +115,8 @@ def serving(args: Serve, models: "list[Stored] | None" = None) -> Iterator[Runni
         words = {tasks.find(word).name: word for word in args.services or tasks.TASKS}
         store = hosting.store() if models is None else None
         champions = stack.enter_context(hosting.Champions([*words.values()], store)) if store else None
+        if champions:
+            champions.check()
         local = stack.enter_context(hosting.ray_running())
         found, notes = champions.wait() if champions else (models or [], [])
         hardware = Hardware(_part(args, Scaling), _part(args, Resources), 0 if local else 1, _apart(args))

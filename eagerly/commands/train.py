@@ -16,6 +16,8 @@ from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.stopping import Stopped
 
+Work = Callable[[list[Run], Launch, Callable[[], None]], None]
+"""Trains runs; calls the last as soon as it was broken off, and may then take a while to clear up."""
 STOPPED = 143
 """The exit code after SIGTERM, as a shell has it."""
 
@@ -42,7 +44,7 @@ def train(launch: Launch, planned: list[Run]) -> int:
     work = _local if launch.local or "RANK" in os.environ else _through_ray
     if _rank() > 0:
         with contextlib.suppress(Stopped):
-            work(planned, launch)
+            work(planned, launch, lambda: None)
         return 0
     try:
         results = _record(work, planned, launch)
@@ -61,12 +63,17 @@ def train(launch: Launch, planned: list[Run]) -> int:
     return 0
 
 
-def _record(work: Callable[[list[Run], Launch], None], planned: list[Run], launch: Launch) -> list[dict[str, Any]]:
+def _record(work: Work, planned: list[Run], launch: Launch) -> list[dict[str, Any]]:
     folders = [run.folder for run in planned]
     with Display(folders) as display:
         recorder = recording.Recording(folders, display.note)
+
+        def broken_off() -> None:
+            display.say("stopping")
+            recorder.hurry()
+
         try:
-            work(planned, launch)
+            work(planned, launch, broken_off)
         except BaseException as problem:
             display.say("stopping")
             if lacking := recorder.abandon():
@@ -142,13 +149,21 @@ def _bring(folder: str) -> Path:
     return storage.fetch_run(folder, Path("runs"))
 
 
-def _local(planned: list[Run], launch: Launch) -> None:
+def _local(planned: list[Run], launch: Launch, broken_off: Callable[[], None]) -> None:
     from pipelines import local
 
     local.train(planned, launch)
 
 
-def _through_ray(planned: list[Run], launch: Launch) -> None:
+def _through_ray(planned: list[Run], launch: Launch, broken_off: Callable[[], None]) -> None:
+    """Trains on Ray; where it was broken off, ends a Ray of its own while the recorder ends."""
+    from pipelines import launch as ray_launch
+
+    with ray_launch.ended_with(broken_off):
+        _on_ray(planned, launch)
+
+
+def _on_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
     from pipelines import turns, uploads
 

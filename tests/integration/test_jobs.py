@@ -128,7 +128,9 @@ def _tell(desk: Desk) -> None:
     until(lambda: desk.journal("high", "start"))
     desk.facts["low started"] = len(desk.journal("low", "start"))
     desk.outputs["low"] = desk.say("jobs", "stop", "low")
+    desk.outputs["follow"] = desk.say("jobs", "logs", "-f", "high")
     desk.outputs["wait"] = desk.say("jobs", "wait", "high")
+    desk.outputs["all of high"] = desk.say("jobs", "logs", "high")
     desk.outputs["logs"] = desk.say("jobs", "logs", "first")
     ours = desk.cluster()
     desk.outputs["down"] = desk.say("cluster", "down")
@@ -155,6 +157,11 @@ def test_jobs_wait_for_a_full_cluster_in_the_order_of_their_priority(desk: Desk)
     assert "place 1 in the queue" in places["high"] and "place 2 in the queue" in places["low"]
     assert desk.facts["low started"] == 0
     assert "is done" in desk.outputs["wait"] and "is stopped" in desk.outputs["low"]
+
+
+def test_a_log_that_was_followed_to_the_end_of_the_job_is_that_of_an_ended_job(desk: Desk) -> None:
+    assert desk.outputs["follow"] == desk.outputs["all of high"]
+    assert len(desk.outputs["follow"].splitlines()) > 3 and "@eagerly" not in desk.outputs["follow"]
 
 
 def test_a_job_whose_driver_was_killed_goes_on_from_its_checkpoint(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +81,28 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path, monkey
     run_id = json.loads((tmp_path / "run" / "mlflow.json").read_text())["run_id"]
     _until(lambda: not _processes_that_mention(str(tmp_path)))  # the recorder is not waited for for long
     assert _client().get_run(run_id).info.status == "KILLED"
+
+
+def test_an_interrupted_run_leaves_soon_where_its_tracker_hangs_and_says_what_brings_the_rest_in(
+    tmp_path: Path,
+) -> None:
+    words = ["train", str(ROOT / "examples" / "parity"), "--local", "--epochs", "9999", "--run-dir", "run"]
+    command = [sys.executable, "-m", "eagerly", *words]
+    with socket.create_server(("127.0.0.1", 0)) as silent, (tmp_path / "said").open("w") as said:
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": where}
+        environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said) as process:
+            _until(lambda: f"MLflow at {where} does not answer" in (tmp_path / "said").read_text())
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            seconds = time.monotonic() - began
+        lines = (tmp_path / "said").read_text().splitlines()
+        assert lines[-1] == "eagerly: interrupted"
+        assert f"`eagerly record {tmp_path}/run` brings it in" in lines[-2]
+        assert seconds < 4
+        _until(lambda: not _processes_that_mention(str(tmp_path)))
 
 
 def _until(true: Callable[[], object], patience_seconds: float = 90) -> None:

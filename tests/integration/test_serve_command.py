@@ -1,5 +1,6 @@
 """`eagerly serve` as a user runs it: from the registry to a reply, and to an end that leaves nothing behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -134,12 +135,23 @@ def test_calls_in_flight_at_ctrl_c_are_answered(served: "tuple[subprocess.Popen[
     assert process.returncode == 0, complaint
 
 
-def test_a_task_without_a_champion_is_one_sentence_with_the_way_out(folder: Path):
-    process = eagerly(folder, "serve", "sentiment", "--port", "0", "--metrics-port", "0")
-    _, complaint = process.communicate(timeout=120)
+@pytest.mark.parametrize("registry", ["of another task", "of nothing"])
+def test_a_task_without_a_champion_is_one_sentence_with_the_way_out_before_ray_is_started(
+    folder: Path, tmp_path: Path, registry: str
+):
+    where = folder if registry == "of another task" else tmp_path
+    process = eagerly(where, "serve", "sentiment", "--port", "0", "--metrics-port", "0")
+    seen = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen |= {child.name() for child in psutil.Process(process.pid).children(recursive=True)}
+        time.sleep(0.05)
+    _, complaint = process.communicate()
     assert process.returncode == 2
-    assert "`eagerly train sentiment`" in complaint
+    assert f"no champion for sentiment in sqlite:///{where}/mlflow.db; `eagerly train sentiment`" in complaint
     assert len(complaint.splitlines()) == 1
+    assert seen and not seen & {"raylet", "gcs_server"}
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_corrupt_artifact_in_the_registry_is_refused_and_not_stored(folder: Path, tmp_path: Path):

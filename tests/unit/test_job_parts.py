@@ -1,5 +1,6 @@
 """What travels to a cluster, what is refused before anything does, and how a supervisor looks after its driver."""
 
+import itertools
 import json
 import os
 import shutil
@@ -296,6 +297,15 @@ def test_a_driver_that_is_killed_is_started_again_within_the_budget(tmp_path: Pa
     said = [found for line in output.splitlines() if (found := job_log.read(line))]
     assert said[-1]["phase"] == "done" and said[-1]["restarts"] == 2
     assert all(one.keys() >= {"name", "run_dir", "step", "steps"} for one in said)  # the last alone suffices
+
+
+def test_a_driver_that_writes_much_leaves_a_numbered_line_for_programs_near_every_other(tmp_path: Path) -> None:
+    output = supervise(tmp_path, "for _ in range(2000): print('the same')", 0).communicate(timeout=60)[0]
+    lines = output.splitlines()
+    places = [place for place, line in enumerate(lines) if job_log.NUMBER in job_log.read(line)]
+    numbers = [job_log.read(lines[place])[job_log.NUMBER] for place in places]
+    assert numbers == list(range(1, len(numbers) + 1)) and lines.count("the same") == 2000
+    assert max(later - sooner for sooner, later in itertools.pairwise([-1, *places, len(lines)])) <= 257
 
 
 def test_a_driver_that_is_killed_too_often_or_refuses_fails(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ import training
 from training import PARITY, PLAIN
 
 from pipelines import artifact, recomputing, sharding
+from pipelines.nested import tensors
+from pipelines.place import Place
+from pipelines.saving import Keeping, Saver
 
+WEIGHTS_MB = 64
 FULL: dict[str, Any] = {"epochs": 2, "batch_size": 256, "clip": 1.0, "ema": 0.9, "recompute": True}
 """The default recipe with batch norm, dropout, augmentation and AdamW, and what else goes with shares."""
 
@@ -64,6 +68,14 @@ def test_each_rank_holds_its_share_alone(pair: training.Pair) -> None:
     assert [size["held"] for size in sizes] == [size["all"] / 2 for size in sizes]
 
 
+def test_a_rank_goes_on_from_a_checkpoint_without_the_shares_of_the_others(tmp_path: Path, pair: training.Pair) -> None:
+    first, second = pair.run(go_on, tmp_path)
+    assert first["weights"] == second["weights"] == first["written"]
+    assert first["moments"] == second["moments"] == 1.0
+    assert second["given_MB"] == 0 and first["given_MB"] == 3 * WEIGHTS_MB
+    assert second["peak_MB"] < 2 * WEIGHTS_MB  # moments and gradients of its own half, and some room
+
+
 def test_one_worker_has_nothing_to_share_out(tmp_path: Path) -> None:
     alone = training.train(tmp_path / "alone", **PLAIN, epochs=1)
     shared = training.train(tmp_path / "shared", **PLAIN, epochs=1, shard=True)
@@ -78,6 +90,50 @@ def share_out(rank: int) -> dict[str, float]:
     sharding.shard(network, recomputing.blocks(network, ()), torch.device("cpu"), dist.get_world_size())
     held = sum(sharding.local(weight).numel() for weight in network.parameters() if weight.requires_grad)
     return {"all": count, "held": held}
+
+
+def go_on(rank: int, folder: Path) -> dict[str, float]:
+    """Writes a checkpoint in shares, forgets all, and goes on from it; says what that took beside the shares."""
+    saver = Saver(folder, Place(rank, 2), lambda event: None, Keeping())
+    network, optimizer = _wide(0.5)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    written = float(next(network.parameters()).full_tensor()[0, 0])  # type: ignore[operator]
+    state = {"network": sharding.network_state(network), "optimizer": sharding.optimizer_state(network, optimizer)}
+    saver.save(1, state, None)
+    saver.finish()
+    del network, optimizer, state, saver
+    again, optimizer = _wide(0.0)
+    saver = Saver(folder, Place(rank, 2), lambda event: None, Keeping())
+    dist.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    before_MB = _status_MB("VmRSS")
+    found = saver.latest(sharding.WHOLE)
+    assert found is not None
+    given_MB = sum(value.numel() * 4 for value in tensors(found[0]) if value.dim()) / 2**20
+    sharding.load_network(again, found[0]["network"])
+    sharding.load_optimizer(again, optimizer, found[0]["optimizer"])
+    peak_MB = _status_MB("VmHWM") - before_MB
+    firsts = [sharding.local(weight) for weight in again.parameters()]
+    moments = [sharding.local(optimizer.state[weight]["exp_avg"]) / 0.1 for weight in again.parameters()]
+    weights, moment = (float(torch.cat(values).unique()) for values in (firsts, moments))
+    return {"written": written, "weights": weights, "moments": moment, "given_MB": given_MB, "peak_MB": peak_MB}
+
+
+def _wide(value: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Makes a network of WEIGHTS_MB, shared out, all of whose weights are one number."""
+    network = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(WEIGHTS_MB // 4)])
+    for weight in network.parameters():
+        torch.nn.init.constant_(weight, value)
+    sharding.shard(network, list(network), torch.device("cpu"), 2)
+    return network, torch.optim.AdamW(network.parameters(), lr=0.25, weight_decay=0.0)
+
+
+def _status_MB(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name}:")]
+    return int(line.split()[1]) / 1024
 
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
