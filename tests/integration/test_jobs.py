@@ -111,11 +111,7 @@ def _tell(desk: Desk) -> None:
     until(lambda: desk.journal("first", "epoch"))
     desk.say("submit", desk.task, "--name", "low", "--epochs", "20")
     desk.say("submit", desk.task, "--name", "high", "--epochs", "20", "--priority", "5")
-    until(
-        lambda: (
-            (listed := desk.say("jobs", "list")).count("in the queue") == 2 and desk.outputs.update(list=listed) is None
-        )
-    )
+    until(lambda: _is_queued(desk))
     (driver,) = those_of(f"train ./linear_regression --epochs=1000000 --threads=1 --run-dir {desk.folder}/runs/first")
     driver.send_signal(signal.SIGKILL)
     until(lambda: desk.journal("first", "resume"))
@@ -135,6 +131,12 @@ def _tell(desk: Desk) -> None:
     ours = desk.cluster()
     desk.outputs["down"] = desk.say("cluster", "down")
     desk.facts["processes"] = len(those_of(ours))
+
+
+def _is_queued(desk: Desk) -> bool:
+    """Lists the jobs, and says whether both that wait have told of each other."""
+    listed = desk.outputs["list"] = desk.say("jobs", "list")
+    return "place 1 in the queue" in listed and "place 2 in the queue" in listed
 
 
 def test_a_job_that_is_submitted_says_what_travels_and_what_comes_next(desk: Desk) -> None:
