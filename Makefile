@@ -44,7 +44,7 @@ chart: .venv/dev
 	cp deploy/monitoring/rules.yaml helm/eagerly/files/
 	cp deploy/monitoring/dashboards/*.json helm/eagerly/files/dashboards/
 
-# The pinned Kubernetes tools: from $EAGERLY_KUBE where it is set, else by the usual installers.
+# The pinned Kubernetes tools: from $EAGERLY_KUBE where it is set, else by the usual installers; kube-score by Go's.
 check-tools:
 	tests/kube/install-tools.sh
 
