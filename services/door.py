@@ -99,7 +99,7 @@ class Door:
         except errors.ServiceError as error:
             refusal = status.of(error)
             code = refusal.code
-            return await refuse(refusal, context)
+            return _end(refusal, context)
         except asyncio.CancelledError:
             code = code_pb2.CANCELLED
             raise
@@ -107,7 +107,7 @@ class Door:
             failure = errors.Failure(visit and visit.request_id)
             log.exception("request %s failed", failure.request_id)
             code = code_pb2.INTERNAL
-            return await refuse(status.of(failure), context)
+            return _end(status.of(failure), context)
         finally:
             seconds = time.monotonic() - started
             self.figures.end(code, seconds)
@@ -165,14 +165,30 @@ def _holder(context: Context) -> str | None:
     return None
 
 
-async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:
-    """Ends a call with a status and its details, beside the trailing metadata that the call has already."""
+def _end(refusal: status_pb2.Status, context: Context) -> bytes:
+    """Gives a call the status that it ends with, once this empty reply is returned, which gRPC then does not send.
+
+    What abort() raises holds the call, its frames and its request, and the call holds it: they would all wait for the
+    collector of cycles, which looks at what is old but once a while.
+    """
     visit = visits.current.get()
     if visit is not None:
         visit.sign(context, failed=True)
-    details = ("grpc-status-details-bin", refusal.SerializeToString())
-    await context.abort(_GRPC_CODES[refusal.code], refusal.message, (*(context.trailing_metadata() or ()), details))
+    context.set_code(_GRPC_CODES[refusal.code])
+    context.set_details(refusal.message)
+    context.set_trailing_metadata(_with_details(refusal, context))
+    return b""
+
+
+async def refuse(refusal: status_pb2.Status, context: Context) -> bytes:
+    """Ends a call, also one of a stream, from wherever it is; raises what gRPC makes of that."""
+    await context.abort(_GRPC_CODES[refusal.code], refusal.message, _with_details(refusal, context))
     raise AssertionError("abort() raises")
+
+
+def _with_details(refusal: status_pb2.Status, context: Context) -> tuple[tuple[str, str | bytes], ...]:
+    """Adds a status's details to the trailing metadata that a call has already."""
+    return (*(context.trailing_metadata() or ()), ("grpc-status-details-bin", refusal.SerializeToString()))
 
 
 class Figures:

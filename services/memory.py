@@ -15,7 +15,7 @@ LOOK_S = 5.0
 """Seconds between two looks."""
 GROWTH_BYTES = 16 << 20
 """What a process may grow by before it is looked through for pages that nothing uses, which glibc keeps."""
-COLLECT_S = 60.0
+COLLECT_S = 15.0
 """Seconds between two full collections, which stop all calls: for 80 ms while 10,000 are in flight. Young collections
 go on, and find nearly all that calls leave."""
 NEVER = 2**31 - 1
