@@ -4,7 +4,7 @@
 
 Two plain processes without Ray serve the classifier's ConvNet on 28x28 raw images, one as it is with access log and
 traces asked for, the other with metrics that count nothing; ghz, a compiled client, calls from the same cores, and so
-does the collector that the spans go to. Both run for the whole time, and within each pair they are loaded one after
+does the collector that the spans go to. Both are started three times, and within each pair they are loaded one after
 the other, in alternating order. CPU time is the server's, all its threads included. `--only` leaves just one of the
 three on, to see what each costs. Raw results go to benchmarks/results/observability.json.
 """
@@ -15,16 +15,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.collector import collecting
 from benchmarks.cpu import Tree
 from benchmarks.load import Figures, Load, image_request, run
-from benchmarks.serving import SIDE, convnet, interval, keep, medians, pairs
+from benchmarks.serving import SIDE, STARTS, convnet, interval, keep, medians, pairs, share
 
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128))
+Side = tuple[str, Tree]
+"""A server's address, and its processes."""
 PARTS = ("metrics", "access_log", "traces")
 TARGET = 0.92
 """Throughput with all on, as a share of that with all off."""
@@ -33,29 +35,45 @@ TARGET = 0.92
 def main() -> None:
     """Measures every load and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs per load")
+    parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per load, of all starts together")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
+    parser.add_argument("--starts", type=int, default=STARTS, help="how often both servers are started anew")
     parser.add_argument("--only", choices=PARTS, help="the one that is on, instead of all three")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        folder = Path(scratch)
-        convnet(folder / "model")
-        request = folder / "request"
-        request.write_bytes(image_request(SIDE))
-        collector = stack.enter_context(collecting())
-        on = (arguments.only,) if arguments.only else PARTS
-        sides = tuple(stack.enter_context(_server(folder, parts, collector)) for parts in ((), on))
-        assert len(sides) == 2
-
-        def measure(side: tuple[str, Tree], load: Load) -> Figures:
-            return side[1].measured(lambda: run(side[0], request, load, arguments.seconds))
-
-        for side in sides:
-            measure(side, LOADS[1])
-        results = [(load, pairs(load, sides, measure, arguments.pairs)) for load in LOADS]
+    on = (arguments.only,) if arguments.only else PARTS
+    results: list[tuple[Load, list[tuple[Figures, Figures]]]] = [(load, []) for load in LOADS]
+    for start in range(arguments.starts):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _started(Path(scratch), on, arguments.seconds) as (measure, sides),
+        ):
+            for load, found in results:
+                found += pairs(load, sides, measure, share(arguments.pairs, start, arguments.starts))
     _report(results)
     if not arguments.only:
         keep(results, "observability")
+
+
+@contextlib.contextmanager
+def _started(
+    folder: Path, on: tuple[str, ...], seconds: float
+) -> Iterator[tuple[Callable[[Side, Load], Figures], tuple[Side, Side]]]:
+    """Starts a server with nothing on and one with these parts, both warm; yields what measures one, and the two."""
+    convnet(folder / "model")
+    request = folder / "request"
+    request.write_bytes(image_request(SIDE))
+    with (
+        collecting() as collector,
+        _server(folder, (), collector) as without,
+        _server(folder, on, collector) as observing,
+    ):
+
+        def measure(side: Side, load: Load) -> Figures:
+            return side[1].measured(lambda: run(side[0], request, load, seconds))
+
+        for side in (without, observing):
+            measure(side, LOADS[1])
+        yield measure, (without, observing)
 
 
 def _report(results: list[tuple[Load, list[Any]]]) -> None:

@@ -7,8 +7,9 @@
 With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift, abstains and
 answers probes, with --features those that are named; the floor does none of it. Both are sent the same calls, the token
 included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N
-clients are N connections. Both servers run for the whole time, and within each pair they are loaded one after the
-other, in alternating order. A ratio's interval is a bootstrap over the pairs; raw results go to
+clients are N connections. Both servers are started three times, since two starts of the same code differ by some
+percent, and within each pair they are loaded one after the other, in alternating order. A ratio's interval is a
+bootstrap over the pairs of all starts; raw results go to
 benchmarks/results/serving.json, serving-all.json, or one named after the features. CPU time is the server's, beside
 which Ray's own processes count for the endpoint.
 """
@@ -35,6 +36,7 @@ from services.models import Stored
 
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128), Load(1, 32))
 TARGET_THROUGHPUT, TARGET_P50 = 0.9, 1.2
+STARTS = 3
 SIDE = 28
 Side = TypeVar("Side")
 """What stands for a server to those who measure it."""
@@ -43,8 +45,9 @@ Side = TypeVar("Side")
 def main() -> None:
     """Measures every load and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs per load")
+    parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per load, of all starts together")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
+    parser.add_argument("--starts", type=int, default=STARTS, help="how often both servers are started anew")
     parser.add_argument(
         "--loads",
         type=Load.parse,
@@ -55,25 +58,41 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=(), help="turn these of the endpoint on")
     parser.add_argument("--all", action="store_true", help="turn every feature of the endpoint on, but for TLS")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        stored = convnet(Path(scratch) / "model")
-        request = Path(scratch) / "request"
-        request.write_bytes(image_request(SIDE))
-        address, pid = stack.enter_context(_floor(Path(stored.folder)))
-        features = FEATURES if arguments.all else arguments.features
-        endpoint = stack.enter_context(_endpoint(stored, Path(scratch), features))
+    features = FEATURES if arguments.all else arguments.features
+    results: list[tuple[Load, list[tuple[Figures, Figures]]]] = [(load, []) for load in arguments.loads]
+    for start in range(arguments.starts):
+        with tempfile.TemporaryDirectory() as scratch, _started(Path(scratch), features, arguments.seconds) as started:
+            measure, sides = started
+            for load, found in results:
+                found += pairs(load, sides, measure, share(arguments.pairs, start, arguments.starts))
+    report(results, ("floor", "endpoint"))
+    print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
+    keep(results, "-".join(("serving", "all") if arguments.all else ("serving", *features)))
+
+
+@contextlib.contextmanager
+def _started(
+    scratch: Path, features: Collection[str], seconds: float
+) -> Iterator[tuple[Callable[[Called, Load], Figures], tuple[Called, Called]]]:
+    """Starts floor and endpoint, both warm; yields what measures one of them under a load, and the two."""
+    stored = convnet(scratch / "model")
+    request = scratch / "request"
+    request.write_bytes(image_request(SIDE))
+    with _floor(Path(stored.folder)) as (address, pid), _endpoint(stored, scratch, features) as endpoint:
         floor = Called(address, endpoint.metadata)
         trees = {floor: Tree(pid), endpoint: Tree(os.getpid(), without=(pid,))}
 
         def measure(called: Called, load: Load) -> Figures:
-            return trees[called].measured(lambda: called.load(request, load, arguments.seconds))
+            return trees[called].measured(lambda: called.load(request, load, seconds))
 
         for called in trees:
             measure(called, LOADS[1])
-        results = [(load, pairs(load, (floor, endpoint), measure, arguments.pairs)) for load in arguments.loads]
-    report(results, ("floor", "endpoint"))
-    print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
-    keep(results, "-".join(("serving", "all") if arguments.all else ("serving", *features)))
+        yield measure, (floor, endpoint)
+
+
+def share(count: int, start: int, starts: int) -> int:
+    """Says how many of so many pairs fall to one of the starts; they differ by one at most."""
+    return count // starts + (start < count % starts)
 
 
 def convnet(folder: Path) -> Stored:
