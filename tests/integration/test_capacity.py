@@ -1,5 +1,8 @@
 """Room for workers on the cluster, and whether its machines see the run folders."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,52 @@ def tell(sentence: str) -> None:
     raise Told(sentence)
 
 
+class Joining:
+    """A machine that joins the cluster as soon as a run says that it waits."""
+
+    def __init__(self, cpus: int) -> None:
+        self.cpus = cpus
+        self.told: list[str] = []
+        self.holder: subprocess.Popen[bytes] | None = None
+
+    def join(self, sentence: str) -> None:
+        import ray
+
+        self.told.append(sentence)
+        if self.holder is None:
+            where = [f"--address={ray.get_runtime_context().gcs_address}"]
+            where += [f"--node-ip-address={ray.util.get_node_ip_address()}", f"--num-cpus={self.cpus}", "--block"]
+            words = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
+            self.holder = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def leave(self) -> None:
+        if self.holder is not None:
+            self.holder.terminate()
+            self.holder.wait(30)
+
+
 def test_more_workers_than_there_is_room_for_are_waited_for_where_asked_saying_for_what(ray_cluster: None) -> None:
     with pytest.raises(Told, match=r"waiting for 98 CPUs: the cluster has \d+ CPUs, \d+ of them free"):
         launch.start_ray(Launch(workers="98:99", wait=True), say=tell)
     with pytest.raises(ValueError, match=r"--workers is 98:99, and the cluster has \d+ CPUs; .*, or --wait for more"):
         launch.start_ray(Launch(workers="98:99"), say=tell)
+
+
+def test_a_run_that_waits_for_room_goes_on_once_a_machine_that_has_it_joins(ray_cluster: None) -> None:
+    import ray
+
+    before = int(ray.cluster_resources()["CPU"])
+    machine = Joining(before + 1)
+    try:
+        launch.start_ray(Launch(workers=before + 1, wait=True), say=machine.join)
+        assert ray.available_resources()["CPU"] >= before + 1
+        assert machine.told[0].startswith(f"waiting for {before + 1} CPUs: the cluster has {before} CPUs, ")
+    finally:
+        machine.leave()
+    deadline = time.monotonic() + 60
+    while ray.cluster_resources()["CPU"] > before:
+        assert time.monotonic() < deadline, "the cluster still counts the machine that left"
+        time.sleep(0.2)
 
 
 def test_a_cluster_that_stays_as_it_is_is_not_waited_for(ray_cluster: None) -> None:
