@@ -1,7 +1,8 @@
-"""Jobs on a real cluster that `eagerly cluster up` started: queued, killed, stopped, and known once it is gone."""
+"""Jobs on a real cluster that `eagerly cluster up` started: queued, killed, stopped, resumed, known once it is gone."""
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,11 @@ class Desk:
     def journal(self, name: str, kind: str) -> list[dict[str, float]]:
         return [event for event in Reader(self.folder / "runs" / name).new_events() if event["event"] == kind]
 
+    def checkpoint(self, name: str) -> int:
+        found = checkpoint.latest(self.folder / "runs" / name / "checkpoints")
+        assert found is not None
+        return found[0]["progress"]["step"]
+
     def cluster(self) -> str:
         return json.loads((self.folder / "home" / "cluster.json").read_text())["folder"]
 
@@ -94,7 +100,7 @@ def unhurried(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A job that takes the whole cluster while two wait, whose driver is killed, and which is stopped."""
+    """A job that takes the whole cluster while two wait, whose driver is killed, which is stopped and goes on."""
     desk = Desk(tmp_path_factory.mktemp("jobs"), unhurried(tmp_path_factory.mktemp("task")))
     desk.outputs["up"] = desk.say("cluster", "up", "--port", "0", "--cpus", "1")
     try:
@@ -108,6 +114,7 @@ def _tell(desk: Desk) -> None:
     desk.outputs["submit"] = desk.say("submit", desk.task, "--name", "first", *LONG)
     desk.outputs["taken"] = desk.call("submit", desk.task, "--name", "first").stderr
     desk.outputs["many"] = desk.call("submit", desk.task, "--workers", "99").stderr
+    desk.outputs["dry"] = desk.say("submit", desk.task, "--name", "unsent", "--epochs", "20", "--dry-run")
     until(lambda: desk.journal("first", "epoch"))
     desk.say("submit", desk.task, "--name", "low", "--epochs", "20")
     desk.say("submit", desk.task, "--name", "high", "--epochs", "20", "--priority", "5")
@@ -121,16 +128,27 @@ def _tell(desk: Desk) -> None:
     until(lambda: list(desk.folder.glob("mlruns/*/*/artifacts/job/job.log")))
     desk.outputs["stop"] = desk.say("jobs", "stop", "first")
     desk.outputs["left"] = "\n".join(" ".join(process.cmdline()) for process in those_of("runs/first"))
+    desk.facts["steps of first"] = len(losses(desk.folder / "runs" / "first"))
+    desk.facts["checkpoint of first"] = desk.checkpoint("first")
     until(lambda: desk.journal("high", "start"))
     desk.facts["low started"] = len(desk.journal("low", "start"))
     desk.outputs["low"] = desk.say("jobs", "stop", "low")
+    _go_on(desk)
     desk.outputs["follow"] = desk.say("jobs", "logs", "-f", "high")
     desk.outputs["wait"] = desk.say("jobs", "wait", "high")
     desk.outputs["all of high"] = desk.say("jobs", "logs", "high")
-    desk.outputs["logs"] = desk.say("jobs", "logs", "first")
+    until(lambda: len(losses(desk.folder / "runs" / "first")) > desk.facts["steps of first"])
+    desk.outputs["second stop"] = desk.say("jobs", "stop", "first")
     ours = desk.cluster()
     desk.outputs["down"] = desk.say("cluster", "down")
     desk.facts["processes"] = len(those_of(ours))
+
+
+def _go_on(desk: Desk) -> None:
+    """Submits the stopped job again, without and then with the flag for that; it waits for its turn."""
+    desk.outputs["logs"] = desk.say("jobs", "logs", "first")
+    desk.outputs["ended"] = desk.call("submit", desk.task, "--name", "first").stderr
+    desk.outputs["again"] = desk.say("submit", desk.task, "--name", "first", "--again")
 
 
 def _is_queued(desk: Desk) -> bool:
@@ -142,6 +160,17 @@ def _is_queued(desk: Desk) -> bool:
 def test_a_job_that_is_submitted_says_what_travels_and_what_comes_next(desk: Desk) -> None:
     assert "files, " in desk.outputs["submit"] and " MB" in desk.outputs["submit"]
     assert "next       eagerly jobs logs -f first" in desk.outputs["submit"]
+
+
+def test_a_dry_run_prints_the_command_of_the_job_and_submits_nothing(desk: Desk) -> None:
+    (command,) = [line for line in desk.outputs["dry"].splitlines() if line.startswith("command")]
+    *words, plan = shlex.split(command)
+    assert words == ["command", "python", "-m", "eagerly.supervisor"]
+    assert {"name": "unsent", "flags": ["--epochs=20"]}.items() <= json.loads(plan).items()
+    assert "           EAGERLY_JOB=unsent\n" in desk.outputs["dry"]
+    assert "next       the same without --dry-run submits it" in desk.outputs["dry"]
+    assert "first" in desk.outputs["list"] and "unsent" not in desk.outputs["list"]
+    assert not (desk.folder / "runs" / "unsent").exists()
 
 
 def test_a_name_that_is_taken_is_refused_with_the_way_out(desk: Desk) -> None:
@@ -167,7 +196,7 @@ def test_a_log_that_was_followed_to_the_end_of_the_job_is_that_of_an_ended_job(d
 
 
 def test_a_job_whose_driver_was_killed_goes_on_from_its_checkpoint(desk: Desk) -> None:
-    (resumed,) = desk.journal("first", "resume")
+    resumed, *_ = desk.journal("first", "resume")
     assert resumed["step"] > 0
     assert "restarts   1" in desk.outputs["status"]
     assert "the driver was killed by signal 9; it goes on" in desk.outputs["logs"]
@@ -176,9 +205,16 @@ def test_a_job_whose_driver_was_killed_goes_on_from_its_checkpoint(desk: Desk) -
 def test_a_job_that_is_stopped_leaves_a_checkpoint_of_its_last_step_and_no_process(desk: Desk) -> None:
     assert "first is stopped after" in desk.outputs["stop"]
     assert desk.outputs["left"] == ""
-    found = checkpoint.latest(desk.folder / "runs" / "first" / "checkpoints")
-    assert found is not None
-    assert found[0]["progress"]["step"] == len(losses(desk.folder / "runs" / "first"))
+    assert desk.facts["checkpoint of first"] == desk.facts["steps of first"] > 0
+
+
+def test_a_job_that_was_stopped_goes_on_from_its_last_step_when_it_is_submitted_again(desk: Desk) -> None:
+    assert "the job name 'first' is taken by a job that is stopped" in desk.outputs["ended"]
+    assert "--again goes on with it where it ended" in desk.outputs["ended"]
+    assert "job        first is submitted" in desk.outputs["again"]
+    _, resumed = desk.journal("first", "resume")
+    assert resumed["step"] == desk.facts["checkpoint of first"] and resumed["problems"] == []
+    assert "first is stopped after" in desk.outputs["second stop"]
 
 
 def test_the_end_of_a_cluster_is_that_of_all_its_processes(desk: Desk) -> None:
