@@ -1,10 +1,11 @@
-"""What goes wrong without ending a run is said beside its progress."""
+"""What a run waits for, and what goes wrong without ending it, is said where its progress is."""
 
 from pathlib import Path
 
 import pytest
 
 from eagerly.commands.progress import Display
+from eagerly.commands.train import _say_waiting
 from pipelines.journal import Journal
 
 
@@ -26,3 +27,10 @@ def test_what_went_wrong_and_did_not_end_the_run_is_said_once(
         "eagerly: run: the checkpoint of step 3 cannot be written",
         "eagerly: run: 's3://x' cannot be reached",
     ]
+
+
+def test_what_a_run_waits_for_is_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"
+    with Display([tmp_path / "run"]):
+        _say_waiting(tmp_path / "run", sentence)
+    assert sentence in capsys.readouterr().err
