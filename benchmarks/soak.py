@@ -135,7 +135,7 @@ def main() -> int:
     """Soaks a server and prints what it kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="length after the warm-up")
-    parser.add_argument("--warm-up-s", type=float, default=60.0)
+    parser.add_argument("--warm-up-s", type=float, default=300.0)
     parser.add_argument("--most-growth", type=float, default=0.02, help="share by which memory may grow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray", type=int, default=0, metavar="REPLICAS", help="replicas on Ray; 0 needs no Ray")
