@@ -69,7 +69,7 @@ class AccessLog:
             return
         kept = self._payload_bytes
         payloads = (request[:kept], reply[:kept]) if kept else ()
-        self._queued_bytes += CALL_BYTES + 2 * kept
+        self._queued_bytes += _held_bytes(payloads)
         self._queue.append((method, visit, code, seconds, len(reply), payloads))
 
     def close(self) -> None:
@@ -88,8 +88,9 @@ class AccessLog:
         """Writes what is in the queue by now, and says what was dropped."""
         self._sink.follow()
         for number in range(1, len(self._queue) + 1):
-            self._sink.write(_line(*self._queue.popleft()))
-            self._taken_bytes += CALL_BYTES + 2 * self._payload_bytes
+            call = self._queue.popleft()
+            self._sink.write(_line(*call))
+            self._taken_bytes += _held_bytes(call[-1])
             if number % BREATH_LINES == 0 and not self._ending.is_set():
                 time.sleep(BREATH_S)
         self._sink.finish()
@@ -165,6 +166,10 @@ class _Sink:
         """Closes the file."""
         if self._path:
             os.close(self._descriptor)
+
+
+def _held_bytes(payloads: tuple[bytes, ...]) -> int:
+    return CALL_BYTES + sum(map(len, payloads))
 
 
 def _open(path: str) -> int:

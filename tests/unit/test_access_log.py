@@ -191,6 +191,17 @@ def test_payloads_are_logged_only_when_asked_and_only_in_part(tmp_path: Path):
     assert len(base64.b64decode(line["reply"])) == 8
 
 
+def test_small_payloads_take_the_room_that_they_need_and_not_what_the_flag_allows(tmp_path: Path):
+    figures = metrics.Metrics(tmp_path / "metrics")
+    log = access_log.AccessLog(str(tmp_path / "access.jsonl"), 65_536, figures)
+    for number in range(1000):
+        log.add("m", a_visit(str(number)), 0, 0.1, b"request", b"reply")
+    log.close()
+    assert len(lines(tmp_path / "access.jsonl")) == 1000
+    assert dropped_count(tmp_path / "metrics") == 0
+    figures.close()
+
+
 def test_every_call_has_its_line_when_the_endpoint_has_drained(tmp_path: Path):
     with logging_endpoint(tmp_path) as (endpoint, path), Client(endpoint.address) as client:
         for number in range(200):
