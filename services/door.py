@@ -166,7 +166,7 @@ def _holder(context: Context) -> str | None:
 
 
 def _end(refusal: status_pb2.Status, context: Context) -> bytes:
-    """Gives a call the status that it ends with, once this empty reply is returned, which gRPC then does not send.
+    """Gives a call the status that it ends with, once this reply is returned, an empty one that no unary caller sees.
 
     What abort() raises holds the call, its frames and its request, and the call holds it: they would all wait for the
     collector of cycles, which looks at what is old but once a while.

@@ -26,6 +26,7 @@ from prometheus_client.utils import floatToGoString
 from services import graves
 
 WRITE_S = 0.05
+"""Seconds within which what was measured of batches is written."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 _ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, float("inf"))
 
