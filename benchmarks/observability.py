@@ -14,15 +14,15 @@ import contextlib
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.collector import collecting
 from benchmarks.cpu import Tree
 from benchmarks.load import Figures, Load, image_request, run
-from benchmarks.serving import SIDE, STARTS, convnet, interval, keep, medians, pairs, share
+from benchmarks.serving import SIDE, STARTS, Pair, convnet, interval, keep, medians, started_anew
 
 LOADS = (Load(1, 1), Load(32, 32), Load(128, 128))
 Side = tuple[str, Tree]
@@ -41,24 +41,16 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="the one that is on, instead of all three")
     arguments = parser.parse_args()
     on = (arguments.only,) if arguments.only else PARTS
-    results: list[tuple[Load, list[tuple[Figures, Figures]]]] = [(load, []) for load in LOADS]
-    for start in range(arguments.starts):
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            _started(Path(scratch), on, arguments.seconds) as (measure, sides),
-        ):
-            for load, found in results:
-                found += pairs(load, sides, measure, share(arguments.pairs, start, arguments.starts))
+    start = partial(_started, on=on, seconds=arguments.seconds)
+    results = started_anew(arguments.starts, LOADS, arguments.pairs, start)
     _report(results)
     if not arguments.only:
         keep(results, "observability")
 
 
 @contextlib.contextmanager
-def _started(
-    folder: Path, on: tuple[str, ...], seconds: float
-) -> Iterator[tuple[Callable[[Side, Load], Figures], tuple[Side, Side]]]:
-    """Starts a server with nothing on and one with these parts, both warm; yields what measures one, and the two."""
+def _started(folder: Path, on: tuple[str, ...], seconds: float) -> Iterator[Pair[Side]]:
+    """Starts a server with nothing on and one with these parts, as started_anew() wants it."""
     convnet(folder / "model")
     request = folder / "request"
     request.write_bytes(image_request(SIDE))

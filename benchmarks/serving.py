@@ -9,9 +9,8 @@ answers probes, with --features those that are named; the floor does none of it.
 included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N
 clients are N connections. Both servers are started three times, since two starts of the same code differ by some
 percent, and within each pair they are loaded one after the other, in alternating order. A ratio's interval is a
-bootstrap over the pairs of all starts; raw results go to
-benchmarks/results/serving.json, serving-all.json, or one named after the features. CPU time is the server's, beside
-which Ray's own processes count for the endpoint.
+bootstrap over the pairs of all starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one
+named after the features. CPU time is the server's, beside which Ray's own processes count for the endpoint.
 """
 
 import argparse
@@ -25,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,9 @@ STARTS = 3
 SIDE = 28
 Side = TypeVar("Side")
 """What stands for a server to those who measure it."""
+Pair = tuple[Callable[[Side, Load], Figures], tuple[Side, Side]]
+"""What measures a server under a load, and two of them."""
+Started = contextlib.AbstractContextManager[Pair[Side]]
 
 
 def main() -> None:
@@ -59,22 +62,16 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="turn every feature of the endpoint on, but for TLS")
     arguments = parser.parse_args()
     features = FEATURES if arguments.all else arguments.features
-    results: list[tuple[Load, list[tuple[Figures, Figures]]]] = [(load, []) for load in arguments.loads]
-    for start in range(arguments.starts):
-        with tempfile.TemporaryDirectory() as scratch, _started(Path(scratch), features, arguments.seconds) as started:
-            measure, sides = started
-            for load, found in results:
-                found += pairs(load, sides, measure, share(arguments.pairs, start, arguments.starts))
+    start = partial(_started, features=features, seconds=arguments.seconds)
+    results = started_anew(arguments.starts, arguments.loads, arguments.pairs, start)
     report(results, ("floor", "endpoint"))
     print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
     keep(results, "-".join(("serving", "all") if arguments.all else ("serving", *features)))
 
 
 @contextlib.contextmanager
-def _started(
-    scratch: Path, features: Collection[str], seconds: float
-) -> Iterator[tuple[Callable[[Called, Load], Figures], tuple[Called, Called]]]:
-    """Starts floor and endpoint, both warm; yields what measures one of them under a load, and the two."""
+def _started(scratch: Path, features: Collection[str], seconds: float) -> Iterator[Pair[Called]]:
+    """Starts floor and endpoint, as started_anew() wants it."""
     stored = convnet(scratch / "model")
     request = scratch / "request"
     request.write_bytes(image_request(SIDE))
@@ -90,9 +87,19 @@ def _started(
         yield measure, (floor, endpoint)
 
 
-def share(count: int, start: int, starts: int) -> int:
-    """Says how many of so many pairs fall to one of the starts; they differ by one at most."""
-    return count // starts + (start < count % starts)
+def started_anew(
+    starts: int, loads: Collection[Load], count: int, start: Callable[[Path], Started[Side]]
+) -> list[tuple[Load, list[tuple[Figures, Figures]]]]:
+    """Measures two servers, started anew so many times, with so many pairs a load in all.
+
+    start: starts both below a folder of their own, warm; yields what measures one of them under a load, and the two.
+    """
+    results: list[tuple[Load, list[tuple[Figures, Figures]]]] = [(load, []) for load in loads]
+    for number in range(starts):
+        with tempfile.TemporaryDirectory() as scratch, start(Path(scratch)) as (measure, sides):
+            for load, found in results:
+                found += pairs(load, sides, measure, count // starts + (number < count % starts))
+    return results
 
 
 def convnet(folder: Path) -> Stored:
