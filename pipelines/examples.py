@@ -4,9 +4,9 @@ Shapes: B examples of a batch, N examples of a split, C draws per example.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,24 @@ class Draw:
 
 
 SPLITS = ("train", "valid", "test")
+T = TypeVar("T")
+
+
+class OnDemand(Sequence[T]):
+    """Things that are each taken when they are asked for, so that they need not be in memory together."""
+
+    def __init__(self, count: int, take: Callable[[int], T]) -> None:
+        """Takes none yet; `take` gives the one at a place, from 0."""
+        self._count, self._take = count, take
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        """Takes one, or those of a slice."""
+        places = range(self._count)[at]
+        return self._take(places) if isinstance(places, int) else [self._take(place) for place in places]
 
 
 class Split(Protocol):

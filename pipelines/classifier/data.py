@@ -137,12 +137,12 @@ def rows(found: list[Any], config: Config, data: ImageData) -> Images:
 
 def inputs(data: ImageData) -> Sequence[np.ndarray]:
     """Gives images of the validation split as a caller would send their pixels."""
-    return Sent(data.valid, reference.spread(len(data.valid)))
+    return _sent(data.valid, reference.spread(len(data.valid)))
 
 
 def test_inputs(data: ImageData, places: list[int]) -> Sequence[np.ndarray]:
     """Gives some images of the test split as a caller would send their pixels."""
-    return Sent(data.test, places)
+    return _sent(data.test, places)
 
 
 def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
@@ -150,23 +150,14 @@ def fingerprints(data: ImageData) -> tuple[Tensor, Tensor]:
     return data.prints
 
 
-class Sent(Sequence[np.ndarray]):
-    """Images at some places of a split, as [H, W, C], each taken when it is asked for."""
+def _sent(split: examples.Split, places: list[int]) -> Sequence[np.ndarray]:
+    """Gives images at some places of a split as [H, W, C], each taken when it is asked for."""
 
-    def __init__(self, split: examples.Split, places: list[int]) -> None:
-        """Takes none yet."""
-        self._split, self._places = split, places
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self._places)
-
-    def __getitem__(self, at: Any) -> Any:
-        """Takes an image, or those of a slice."""
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        images_BCHW = self._split.batch(torch.tensor([self._places[at]]), None).images
+    def take(at: int) -> np.ndarray:
+        images_BCHW = split.batch(torch.tensor([places[at]]), None).images
         return images_BCHW[0].cpu().numpy().transpose(1, 2, 0)
+
+    return examples.OnDemand(len(places), take)
 
 
 def _resized(found: sources.Labelled, side: int) -> sources.Labelled:

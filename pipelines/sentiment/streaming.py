@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, stream
-from pipelines.examples import SPLITS, Draw
+from pipelines.examples import SPLITS, Draw, OnDemand
 from pipelines.sentiment import data, table
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.reading import Reader, Texts
@@ -51,26 +51,14 @@ class Streamed(data.Labelled):
         return tokens.to(self.device), grams.to(self.device), starts.to(self.device), labels.to(self.device)
 
 
-class Stored(Sequence[str]):
-    """Texts on disk, read one by one."""
+def _stored(content: Tensor, ends_N: Tensor) -> Sequence[str]:
+    """Gives texts on disk, read one by one, of UTF-8 bytes and where each text ends."""
 
-    def __init__(self, content: Tensor, ends_N: Tensor) -> None:
-        """Takes UTF-8 bytes, and where each text ends."""
-        self._content, self._ends_N = content, ends_N
+    def read(at: int) -> str:
+        start = int(ends_N[at - 1]) if at else 0
+        return bytes(content[start : int(ends_N[at])].tolist()).decode()
 
-    def __len__(self) -> int:
-        """How many texts there are."""
-        return len(self._ends_N)
-
-    def __getitem__(self, at: Any) -> Any:
-        """Reads a text, or those of a slice."""
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        at %= len(self)
-        start = int(self._ends_N[at - 1]) if at else 0
-        return bytes(self._content[start : int(self._ends_N[at])].tolist()).decode()
+    return OnDemand(len(ends_N), read)
 
 
 def load(config: Config) -> data.LabelledData:
@@ -86,7 +74,7 @@ def load(config: Config) -> data.LabelledData:
     with_reader = Reader.load(made.folder, made.facts["max_tokens"])
     train, valid, test = (_split(made, name) for name in SPLITS)
     valid_texts, test_texts = (
-        Stored(made.column(f"{name}.texts", torch.uint8), made.column(f"{name}.text_ends", torch.int64))
+        _stored(made.column(f"{name}.texts", torch.uint8), made.column(f"{name}.text_ends", torch.int64))
         for name in SPLITS[1:]
     )
     labels, digest, prints = made.facts["labels"], made.facts["digest"], made.column("train.prints", torch.int64)
