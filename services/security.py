@@ -65,14 +65,16 @@ class Guard:
         self._known = self._read()
         self._check_at = time.monotonic() + CHECK_S
         self._verified: dict[str | bytes, tokens.Grant] = {}
-        self._admitted: dict[tuple[str, str | bytes], tokens.Grant] = {}
+        self._needed: dict[str, frozenset[str]] = {}
 
     def __call__(self, path: str, sent: Metadata) -> str:
         """Names the caller of the RPC of this path; raises Unauthenticated or Forbidden if it may not call it."""
-        given = sent.get("authorization", "")
-        grant = self._admitted.get((path, given))
-        if grant is None or time.monotonic() >= self._check_at or time.time() >= grant.until:
-            grant = self._admit(path, sent)
+        grant = self.authenticate(sent)
+        needed = self._needed.get(path)
+        if needed is None:
+            needed = self._needed[path] = tokens.needed(path)
+        if not grant.permits(needed):
+            raise errors.Forbidden(f"this token does not permit {path.removeprefix('/')}")
         return grant.name
 
     def authenticate(self, sent: Metadata) -> tokens.Grant:
@@ -87,16 +89,6 @@ class Guard:
             if len(self._verified) >= MOST_VERIFIED:
                 self._verified.clear()
             self._verified[given] = grant
-        return grant
-
-    def _admit(self, path: str, sent: Metadata) -> tokens.Grant:
-        """Finds out whether a caller may call an RPC, and remembers it when it may."""
-        grant = self.authenticate(sent)
-        if not grant.permits(tokens.needed(path)):
-            raise errors.Forbidden(f"this token does not permit {path.removeprefix('/')}")
-        if len(self._admitted) >= MOST_VERIFIED:
-            self._admitted.clear()
-        self._admitted[path, sent.get("authorization", "")] = grant
         return grant
 
     def _verify(self, token: str) -> tokens.Grant:
@@ -114,7 +106,6 @@ class Guard:
         if known != self._known:
             self._known = known
             self._verified.clear()
-            self._admitted.clear()
 
     def _read(self) -> "tuple[tokens.Tokens | None, Jwks | None]":
         listed = None if self._tokens is None else self._tokens.current()
