@@ -220,16 +220,16 @@ def test_stream_needs_a_folder_and_an_address_needs_stream() -> None:
 def test_a_disk_without_the_room_is_said_before_anything_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
+    usage, streams = namedtuple("usage", "total used free"), tmp_path / "home" / "streams"
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(10**9, 10**9 - 10**5, 10**5))
     sentence = (
-        rf"^the 480 images of '{folder}', at {HEIGHT} x {WIDTH} pixels, need 0.2 MB in '{tmp_path}/home/streams', "
+        rf"^the 480 images of '{folder}', at {HEIGHT} x {WIDTH} pixels, need 0.2 MB in '{streams}', "
         "where 0.1 MB are free; free some of it, or name a folder of another disk with EAGERLY_HOME, or take a smaller "
         "--image-size$"
     )
     with pytest.raises(ValueError, match=sentence):
         data.load(Config(data=str(folder), stream=True))
-    assert not [path for path in (tmp_path / "home" / "streams").iterdir() if path.is_dir()]
+    assert not [path for path in streams.iterdir() if path.is_dir()]
 
 
 def test_images_in_s3_are_decoded_as_those_of_a_folder(tmp_path: Path, bucket: str) -> None:
