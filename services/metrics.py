@@ -8,10 +8,9 @@ their storage when the module is first imported, too early in a process that som
 No label takes a value from a caller.
 """
 
-import asyncio
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,8 +24,6 @@ from prometheus_client.utils import floatToGoString
 
 from services import graves
 
-WRITE_S = 0.05
-"""Seconds within which what was measured of batches is written."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 _ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, float("inf"))
 
@@ -184,10 +181,7 @@ class Histogram:
 
 
 class Metrics:
-    """One process's files in the shared folder; for one thread.
-
-    What is measured of every batch is kept by those who measure it, and written once in WRITE_S for all together.
-    """
+    """One process's files in the shared folder; for one thread."""
 
     def __init__(self, folder: Path) -> None:
         """Opens this process's files and marks it alive, by a lock that ends with the process."""
@@ -198,7 +192,6 @@ class Metrics:
             self._alive = graves.mark_alive(folder)
             kinds = {metric.kind for metric in (*TABLE, *DRIFT, CERTIFICATE_END)}
             self._files = {kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in kinds}
-        self._due: list[Callable[[], None]] = []
         self.value(ACCESS_LOG_DROPPED)  # there from the start, like the others
 
     def value(self, metric: Metric, *labels: str) -> Value:
@@ -216,26 +209,14 @@ class Metrics:
         ]
         return Histogram(metric.bounds, buckets, self._value(metric, f"{metric.name}_sum", metric.labels, labels))
 
-    def write_soon(self, write: Callable[[], None]) -> None:
-        """Calls `write` on the running event loop within WRITE_S, or when this closes."""
-        if not self._due:
-            asyncio.get_running_loop().call_later(WRITE_S, self._write)
-        self._due.append(write)
-
     def close(self) -> None:
         """Takes this process's gauges away; its counts stay."""
-        self._write()
         for file in self._files.values():
             file.close()
         self._files.clear()
         os.close(self._alive)
         with graves.locked(self._folder):
             graves.bury(self._folder)
-
-    def _write(self) -> None:
-        due, self._due = self._due, []
-        for write in due:
-            write()
 
     def _value(self, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Value:
         family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name

@@ -82,8 +82,6 @@ class Slot:
         self._batch_size = figures.histogram(metrics.BATCH_SIZE, self.name)
         self._outcomes = {outcome: figures.value(metrics.SWAPS, self.name, outcome) for outcome in OUTCOMES}
         self._meter = Meter()
-        self._waits_s: list[float] = []
-        self._batches: list[tuple[float, int]] = []
         self.champion = figures.value(metrics.CHAMPION, self.name)
         self.champion.set(1)
         self.replicas = figures.value(metrics.REPLICAS, self.name)
@@ -238,19 +236,10 @@ class Slot:
     def observe(self, batch: Batch) -> None:
         """Counts a batch that has been computed."""
         waits_s = [batch.started - call.submitted for call in batch.calls]
-        self._meter.add(waits_s, batch.compute_s)
-        if not self._batches:
-            self._metrics.write_soon(self._write)
-        self._waits_s += waits_s
-        self._batches.append((batch.compute_s, batch.size))
-
-    def _write(self) -> None:
-        """Writes what the last batches were."""
-        waits_s, batches = self._waits_s, self._batches
-        self._waits_s, self._batches = [], []
         self._queue.observe(waits_s)
-        self._compute.observe([compute_s for compute_s, _ in batches])
-        self._batch_size.observe([size for _, size in batches])
+        self._meter.add(waits_s, batch.compute_s)
+        self._compute.observe([batch.compute_s])
+        self._batch_size.observe([batch.size])
 
     def _watch(self, drift: Drift) -> Callable[[Batch], None]:
         """Makes an observer that also has the drift looked at."""
