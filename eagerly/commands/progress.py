@@ -132,7 +132,6 @@ class Display:
             self._print(self._notes.get())
 
     def _update(self) -> None:
-        self._show_notes()
         for reader, state in zip(self._readers, self._states, strict=True):
             for event in reader.new_events():
                 state.take(event)
@@ -147,10 +146,11 @@ class Display:
         printed, last = "", 0.0
         while not self._ended.wait(REFRESH_SECONDS) or printed != self._line():
             self._update()
-            line = self._line()
-            if line != printed and (self._ended.is_set() or time.monotonic() - last >= LINE_SECONDS):
+            line, is_due = self._line(), self._ended.is_set() or not self._notes.empty()
+            if line != printed and (is_due or time.monotonic() - last >= LINE_SECONDS):
                 print(f"[{time.monotonic() - self._began:5.0f} s] {line}", file=sys.stderr, flush=True)
                 printed, last = line, time.monotonic()
+            self._show_notes()
 
     def _line(self) -> str:
         active = [state for state in self._states if state.steps and not state.done]
@@ -177,4 +177,5 @@ class Display:
                 for row, state in zip(rows, self._states, strict=True):
                     text = f"{state.phase}  {state.figures()}"
                     bars.update(row, completed=state.step, total=state.steps or None, figures=text)
+                self._show_notes()
             bars.remove_task(head)

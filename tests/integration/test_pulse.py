@@ -19,7 +19,7 @@ def exposed() -> dict[str, float]:
     """Samples of Ray's metrics port; a run's own by their name and task."""
     import ray
 
-    (node,) = ray.nodes()
+    (node,) = [node for node in ray.nodes() if node["Alive"]]  # other tests' machines come and go
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     text = urllib.request.urlopen(url, timeout=10).read().decode()
     found = re.findall(r"^(ray_\w+)\{([^}]*)\} (\S+)$", text, re.MULTILINE)

@@ -76,6 +76,14 @@ def store(tmp_path: Path) -> "Iterator[Store]":
 
 
 @pytest.fixture
+def without_ray() -> None:
+    """This process alone; tests that share a cluster come first, so that none needs it any more."""
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an empty bucket of an S3 server on this machine."""
     from moto.server import ThreadedMotoServer

@@ -25,7 +25,7 @@ FLAGS = {"vocabulary": 300, "ngrams": 2000, "width": 8}
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None) -> None:
     monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
 
 

@@ -26,7 +26,7 @@ SETTINGS = {"epochs": 2, "batch_size": 16, "dropout": 0.3}
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None) -> None:
     monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
 
 
