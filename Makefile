@@ -6,14 +6,18 @@ export UV_NO_PROGRESS := 1
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PROTOC := $(PY) -m grpc_tools.protoc -Iproto -I$$($(PY) -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: demo test check bench nightly stubs lock images dashboards chart check-tools test-kube
+.PHONY: demo test test-system check bench nightly stubs lock images dashboards chart check-tools test-kube
 
 demo: .venv/eagerly
 	$(PY) -m eagerly demo
 
 # Two files at a time, and a thread each; tests/conftest.py says which share a process.
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not system"
+
+# The whole through minutes of work, load and loss: the demo, the README, jobs, the ledger, a minute's soak.
+test-system: .venv/dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m system
 
 check: .venv/dev
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""What tests share: real data, one Ray cluster, an order among several processes, and a rule for skips."""
+"""What tests share: real data, one Ray cluster, marks, an order among several processes, and a rule for skips."""
 
 import functools
 import os
@@ -14,7 +14,19 @@ ALLOWED_SKIPS = (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
 SHARED = ("ray_cluster", "trained_alone", "trained_by_torchrun")
 """Fixtures that several files use, and that a second process would have to make again."""
 OWN_CLUSTERS = ("test_jobs", "test_own_task", "test_serve_command")
-"""Files that start clusters of their own, one of which at a time is enough beside the shared one."""
+"""Files that start clusters of their own, one of which at a time is enough."""
+SYSTEM = (
+    *OWN_CLUSTERS,
+    "test_backup",
+    "test_demo",
+    "test_image_install",
+    "test_ledger",
+    "test_readme",
+    "test_soak",
+    "test_storage_s3",
+    "test_tracker_server",
+)
+"""Files that take the system as a whole through minutes of work, load or loss; `make test-system` runs them."""
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +64,9 @@ def tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @functools.cache
 def together(path: Path) -> str:
     """Names what runs in one process, one after the other: a file, or those that share something."""
-    if path.stem in OWN_CLUSTERS:
-        return "clusters"
     text = path.read_text(encoding="utf-8")
-    return "shared" if any(name in text for name in SHARED) else path.stem
+    needs_cluster = path.stem in OWN_CLUSTERS or any(name in text for name in SHARED)
+    return "clusters" if needs_cluster else path.stem
 
 
 class Together(LoadFileScheduling):
@@ -71,10 +82,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
     return Together(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with what takes longest."""
-    order = {"shared": 0, "clusters": 1}
-    items.sort(key=lambda item: order.get(together(item.path), 2))
+    """Marks what takes minutes, and begins with what takes longest; clusters of a test's own come after the shared."""
+    for item in items:
+        if item.path.stem in SYSTEM:
+            item.add_marker("system")
+    items.sort(key=lambda item: (together(item.path) != "clusters", item.path.stem in OWN_CLUSTERS))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
