@@ -111,7 +111,7 @@ class Supervisor:
         assert driver.stdout is not None
         listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)
         listener.start()
-        began = time.monotonic()
+        began, self.state.waits_for = time.monotonic(), ""
         while driver.poll() is None:
             self._look()
             if self.stopping and self.said["phase"] != "stopped":
@@ -147,8 +147,11 @@ class Supervisor:
                 self.said["restarts"] += 1
             if event["event"] in ("loading", "start", "testing", "test") and not self.stopping:
                 self.said["phase"] = self.state.phase
+        if self.state.waits_for and not self.stopping:
+            self.said["phase"] = "waiting"
         left = self.state.seconds_left()
         self.said |= {
+            "waits_for": self.state.waits_for,
             "step": self.state.step,
             "steps": self.state.steps,
             "left_s": None if left is None else round(left),

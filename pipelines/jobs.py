@@ -65,7 +65,7 @@ class Job:
     node: str = ""
     """Ray's id of the machine where its log is, once it has begun."""
     said: dict[str, Any] = field(default_factory=dict)
-    """phase, step, steps, loss, left_s, restarts, position, run_dir, mlflow, as far as known."""
+    """phase, step, steps, loss, left_s, restarts, position, waits_for, run_dir, mlflow, as far as known."""
 
     @property
     def status(self) -> str:

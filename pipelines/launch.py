@@ -35,9 +35,9 @@ def start_ray(
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine, if neither was done before.
 
     Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits for them; then
-    `say` gets what it waits for. A submitted job waits in any case, for its turn (turns.py). A cluster started here
-    gets room for the workers, and at least for `cores` (0: this machine's). Returns the dashboard's host and port,
-    empty where there is none.
+    `say` gets what it waits for. A submitted job looks for room in its turn (turns.py), for which it waits anyway. A
+    cluster started here gets room for the workers, and at least for `cores` (0: this machine's). Returns the
+    dashboard's host and port, empty where there is none.
     """
     import ray
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import job_log
+from pipelines import capacity, job_log
 from pipelines.settings import Launch
 
 ACTOR, NAMESPACE = "eagerly-turns-1", "eagerly"
@@ -148,11 +148,16 @@ def is_queued() -> bool:
 
 
 @contextlib.contextmanager
-def turn(launch: Launch, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
+def turn(
+    launch: Launch,
+    meanwhile: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[None]:
     """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
 
-    A job that has to wait does `meanwhile`, which may raise, once. Does nothing outside a submitted job, and where
-    Kueue keeps the order.
+    A job that has to wait does `meanwhile`, which may raise, once. One whose launch waits gets its turn before the
+    cluster has its workers' room, where no other runs; `say` gets what it waits for then, as from capacity.find. Does
+    nothing outside a submitted job, and where Kueue keeps the order.
     """
     if not is_queued():
         yield
@@ -166,6 +171,8 @@ def turn(launch: Launch, meanwhile: Callable[[], None] = lambda: None) -> Iterat
     thread = threading.Thread(target=_beat, args=(name, ended), daemon=True)
     thread.start()
     try:
+        if launch.wait:
+            capacity.find(launch, True, say)
         yield
     finally:
         ended.set()

@@ -99,8 +99,8 @@ def _list(which: Which) -> int:
 def _progress(said: dict[str, Any], ended: bool) -> tuple[str, str, str, str]:
     steps = f"{said['step']}/{said['steps']}" if said.get("steps") else ""
     left = "" if ended or said.get("left_s") is None else f"{said['left_s']} s"
-    if said.get("position") and not ended:
-        steps = f"place {said['position']} in the queue"
+    if not ended and (said.get("position") or said.get("waits_for")):
+        steps = f"place {said['position']} in the queue" if said.get("position") else said["waits_for"]
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["begun"])) if said.get("begun") else ""
     return steps, left, str(said.get("restarts", "")), begun
 

@@ -34,6 +34,8 @@ class State:
     done: bool = False
     warnings: list[str] = field(default_factory=list)
     """What went wrong without ending the run, and was not shown yet."""
+    waits_for: str = ""
+    """The sentence that says so, while the cluster lacks room."""
     restarts: int = 0
     workers: int = 0
 
@@ -41,14 +43,14 @@ class State:
         """Brings the state up to date with an event of the journal."""
         match event["event"]:
             case "waiting":
-                self.phase = event["sentence"]
+                self.phase = self.waits_for = event["sentence"]
             case "workers":
                 self.workers = event["count"]
             case "restart":
                 self.restarts += 1
                 self.phase = f"restarting, {event['reason']}"
             case "loading":
-                self.phase = "loading data"
+                self.phase, self.waits_for = "loading data", ""
             case "start":
                 self.phase, self.step, self.steps = "training", event["step"], event["steps"]
                 self.began, self.began_step = event["time"], event["step"]

@@ -171,8 +171,9 @@ def _on_ray(planned: list[Run], launch: Launch) -> None:
     check = partial(_check_data, [run for run in planned if run not in streams])
     if not turns.is_queued():
         check()
-    ray_launch.start_ray(launch, say=partial(_say_waiting, planned[0].folder))
-    with turns.turn(launch, check):
+    say = partial(_say_waiting, planned[0].folder)
+    ray_launch.start_ray(launch, say=say)
+    with turns.turn(launch, check, say):
         for run in map(uploads.localize, streams):
             run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
         ray_launch.train(planned, launch)

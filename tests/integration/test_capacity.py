@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import capacity, launch
+from pipelines import capacity, launch, turns
 from pipelines.settings import Launch
 
 
@@ -48,6 +48,21 @@ def test_more_workers_than_there_is_room_for_are_waited_for_where_asked_saying_f
         launch.start_ray(Launch(workers="98:99", wait=True), say=tell)
     with pytest.raises(ValueError, match=r"--workers is 98:99, and the cluster has \d+ CPUs; .*, or --wait for more"):
         launch.start_ray(Launch(workers="98:99"), say=tell)
+
+
+def test_a_submitted_job_waits_in_its_turn_for_more_workers_than_there_is_room_for_saying_for_what(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setenv("EAGERLY_JOB", "large")
+    monkeypatch.setenv("EAGERLY_JOB_PRIORITY", "0")
+    many = Launch(workers=98, wait=True)
+    launch.start_ray(many, say=tell)
+    held = pytest.raises(Told, match=r"waiting for 98 CPUs: the cluster has \d+ CPUs, \d+ of them free")
+    with held, turns.turn(many, say=tell):
+        raise AssertionError("it went on without room")
+    assert ray.get(turns.actor().order.remote()) == []
 
 
 def test_a_run_that_waits_for_room_goes_on_once_a_machine_that_has_it_joins(ray_cluster: None) -> None:

@@ -18,6 +18,7 @@ LOGS: dict[str, list[str]] = {
     "endless": [job_log.line({"phase": "training", "step": 5, "steps": 9}), *["so much"] * 100_000],
     "mute": ["nothing for programs"],
     "queued": [job_log.line({"phase": "waiting", "position": 2})],
+    "roomless": [job_log.line({"phase": "waiting", "position": 0, "waits_for": "waiting for 4 CPUs: there are 2"})],
     "stopped": [job_log.line({"phase": "stopped", "position": 2})],
 }
 
@@ -63,7 +64,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[jobs.Cluster]:
 
 def test_a_bounded_end_of_each_log_says_how_the_jobs_go_on(there: jobs.Cluster) -> None:
     steps = {job.name: there.heard(job).said.get("step") for job in there.jobs()}
-    known = {"quiet": 3, "chatty": 4, "endless": None, "mute": None, "queued": None, "stopped": None}
+    known = {"quiet": 3, "chatty": 4, "endless": None, "mute": None, "queued": None, "roomless": None, "stopped": None}
     assert steps == known
     assert Dashboard.lines_sent <= len(LOGS) * sum(jobs.TAILS)
 
@@ -74,6 +75,7 @@ def test_the_list_says_when_jobs_were_submitted_and_where_those_that_wait_stand(
     assert cli.main(["jobs", "list", "--address", there.address]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert "place 2 in the queue" in lines["queued"] and "queue" not in lines["stopped"]
+    assert "waiting for 4 CPUs: there are 2" in lines["roomless"]
     assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1)) in lines["mute"]
 
 

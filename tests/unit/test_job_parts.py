@@ -299,6 +299,25 @@ def test_a_driver_that_is_killed_is_started_again_within_the_budget(tmp_path: Pa
     assert all(one.keys() >= {"name", "run_dir", "step", "steps"} for one in said)  # the last alone suffices
 
 
+WAITS = """
+import pathlib, sys, time
+from pipelines.journal import note
+run_dir = pathlib.Path(sys.argv[1])
+note(run_dir, {"event": "waiting", "sentence": "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"})
+time.sleep(1.5)
+note(run_dir, {"event": "loading"})
+time.sleep(1.5)
+"""
+
+
+def test_a_job_that_waits_for_room_says_so_and_for_what_until_it_goes_on(tmp_path: Path) -> None:
+    output = supervise(tmp_path, WAITS, 0).communicate(timeout=60)[0]
+    said = [(one["phase"], one.get("waits_for", "")) for line in output.splitlines() if (one := job_log.read(line))]
+    sentence = "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"
+    assert ("waiting", sentence) in said and ("loading data", "") in said[said.index(("waiting", sentence)) :]
+    assert {sentence for phase, sentence in said if phase != "waiting"} == {""}
+
+
 def test_a_driver_that_writes_much_leaves_a_numbered_line_for_programs_near_every_other(tmp_path: Path) -> None:
     output = supervise(tmp_path, "for _ in range(2000): print('the same')", 0).communicate(timeout=60)[0]
     lines = output.splitlines()
