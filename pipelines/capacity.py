@@ -15,7 +15,8 @@ POLL_SECONDS = 1.0
 def find(launch: Launch, grows: bool, say: Callable[[str], None]) -> None:
     """Raises ValueError when the workers do not fit into the cluster; waits for room, saying so, if the launch asks.
 
-    `grows` says whether nodes may join: a cluster that was started for this run stays as it is.
+    `grows` says whether nodes may join: a cluster that was started for this run stays as it is. `say` gets each new
+    sentence, and an empty one once there is room for a run that has waited.
     """
     kind, told, began = "GPU" if launch.gpu else "CPU", "", time.monotonic()
     total, free = _room(kind)
@@ -35,6 +36,8 @@ def find(launch: Launch, grows: bool, say: Callable[[str], None]) -> None:
                 raise ValueError(f"{_asked(launch)}, and {has}; ask for fewer workers, or --wait")
             time.sleep(POLL_SECONDS)
             total, free = _room(kind)
+    if told:
+        say("")
 
 
 def _asked(launch: Launch) -> str:

@@ -44,6 +44,8 @@ class State:
         match event["event"]:
             case "waiting":
                 self.phase = self.waits_for = event["sentence"]
+            case "room":
+                self.phase, self.waits_for = "starting", ""
             case "workers":
                 self.workers = event["count"]
             case "restart":

@@ -191,7 +191,7 @@ def _check_data(planned: list[Run]) -> None:
 def _say_waiting(folder: Path, sentence: str) -> None:
     from pipelines import journal
 
-    journal.note(folder, {"event": "waiting", "sentence": sentence})
+    journal.note(folder, {"event": "waiting", "sentence": sentence} if sentence else {"event": "room"})
 
 
 def _rank() -> int:

@@ -31,7 +31,7 @@ class Joining:
         import ray
 
         self.told.append(sentence)
-        if self.holder is None:
+        if sentence and self.holder is None:
             where = [f"--address={ray.get_runtime_context().gcs_address}"]
             where += [f"--node-ip-address={ray.util.get_node_ip_address()}", f"--num-cpus={self.cpus}", "--block"]
             words = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
@@ -74,6 +74,7 @@ def test_a_run_that_waits_for_room_goes_on_once_a_machine_that_has_it_joins(ray_
         launch.start_ray(Launch(workers=before + 1, wait=True), say=machine.join)
         assert ray.available_resources()["CPU"] >= before + 1
         assert machine.told[0].startswith(f"waiting for {before + 1} CPUs: the cluster has {before} CPUs, ")
+        assert machine.told[-1] == "" and "" not in machine.told[:-1]
     finally:
         machine.leave()
     deadline = time.monotonic() + 60

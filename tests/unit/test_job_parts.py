@@ -305,7 +305,7 @@ from pipelines.journal import note
 run_dir = pathlib.Path(sys.argv[1])
 note(run_dir, {"event": "waiting", "sentence": "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"})
 time.sleep(1.5)
-note(run_dir, {"event": "loading"})
+note(run_dir, {"event": "room"})
 time.sleep(1.5)
 """
 
@@ -314,7 +314,7 @@ def test_a_job_that_waits_for_room_says_so_and_for_what_until_it_goes_on(tmp_pat
     output = supervise(tmp_path, WAITS, 0).communicate(timeout=60)[0]
     said = [(one["phase"], one.get("waits_for", "")) for line in output.splitlines() if (one := job_log.read(line))]
     sentence = "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"
-    assert ("waiting", sentence) in said and ("loading data", "") in said[said.index(("waiting", sentence)) :]
+    assert ("waiting", sentence) in said and ("starting", "") in said[said.index(("waiting", sentence)) :]
     assert {sentence for phase, sentence in said if phase != "waiting"} == {""}
 
 

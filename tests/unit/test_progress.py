@@ -34,3 +34,10 @@ def test_what_a_run_waits_for_is_its_progress(tmp_path: Path, capsys: pytest.Cap
     with Display([tmp_path / "run"]):
         _say_waiting(tmp_path / "run", sentence)
     assert sentence in capsys.readouterr().err
+
+
+def test_a_run_starts_its_workers_once_it_has_waited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display([tmp_path / "run"]):
+        _say_waiting(tmp_path / "run", "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free")
+        _say_waiting(tmp_path / "run", "")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("] starting workers")
