@@ -1,7 +1,7 @@
-"""A job's log while it is written: every line once, until the job has ended, also where its dashboard is away a while.
+"""A job while it runs, until it has ended, also where its dashboard is away a while; and every line of its log once.
 
-Ray offers three ways. Its websocket and its log stream begin with the whole log each time, the stream never ends by
-itself, and asking for an end of the log reads so many lines: that is what is asked for here, again and again.
+Ray offers three ways to a log. Its websocket and its log stream begin with the whole log each time, the stream never
+ends by itself, and asking for an end of the log reads so many lines: that is what is asked for here, again and again.
 """
 
 import time
@@ -32,54 +32,45 @@ def lines(there: Cluster, job: Job, follow: bool, warn: Callable[[str], None]) -
             time.sleep(pause)
 
 
-class _Reader:
-    """Looks at one job's log, and bears with outages."""
+def ended(there: Cluster, job: Job, seconds: float, warn: Callable[[str], None]) -> str:
+    """Waits until a job has ended, or `seconds` are over; returns Ray's state, as of the last answer.
 
-    def __init__(self, there: Cluster, job: Job, warn: Callable[[str], None]) -> None:
-        self.count = 0
-        self.ended = False
-        self._there = there
-        self._job = job
-        self._warn = warn
-        self._tail = Tail(lambda count: there.log(self._job, count))
+    While the dashboard is away, `warn` is told so, for OUTAGE_SECONDS at most. Raises NoAnswer then, and ValueError
+    when another cluster answers.
+    """
+    patience, deadline = _Patience(there, job, warn, "the wait"), time.monotonic() + seconds
+    while job.state not in ENDED and time.monotonic() < deadline:
+        time.sleep(min(POLL_SECONDS, seconds))
+        try:
+            job = _again(there, job)
+        except NoAnswer as problem:
+            patience.away(problem)
+        else:
+            patience.back()
+    return job.state
+
+
+def _again(there: Cluster, job: Job) -> Job:
+    """Asks where a job stands now. Raises NoAnswer, and ValueError when another cluster answers."""
+    now = there.again(job)
+    if now is None:
+        raise ValueError(
+            f"the cluster at {there.address} came back without the job {job.name!r}; `eagerly jobs logs {job.name}` "
+            "shows what MLflow keeps of it"
+        )
+    return now
+
+
+class _Patience:
+    """Bears with outages of a dashboard, each for OUTAGE_SECONDS."""
+
+    def __init__(self, there: Cluster, job: Job, warn: Callable[[str], None], what: str) -> None:
+        """Takes who is told, and in words what it is that goes on after an outage."""
+        self._there, self._job, self._warn, self._what = there, job, warn, what
         self._away_since: float | None = None
 
-    def look(self, follow: bool) -> Iterator[list[str]]:
-        """Gives what is new; notes when there will be no more."""
-        try:
-            ended = self._stand() in ENDED
-            yield from self._news(ended or not follow)
-            self.ended = ended or not follow
-        except NoAnswer as problem:
-            self._away(problem)
-            return
-        self._back()
-
-    def _stand(self) -> str:
-        now = self._there.again(self._job)
-        if now is None:
-            name, where = self._job.name, self._there.address
-            raise ValueError(
-                f"the cluster at {where} came back without the job {name!r}; `eagerly jobs logs {name}` shows what "
-                "MLflow keeps of it"
-            )
-        self._job = now
-        return now.state
-
-    def _news(self, last: bool) -> Iterator[list[str]]:
-        try:
-            for some in self._tail.more(last):
-                self._back()
-                self.count += len(some)
-                if some:
-                    yield some
-        except LogGone as problem:
-            if last and self.count == 0:
-                raise
-            if last:
-                self._warn(f"{problem}; `eagerly jobs logs {self._job.name}` shows what MLflow keeps of it")
-
-    def _away(self, problem: NoAnswer) -> None:
+    def away(self, problem: NoAnswer) -> None:
+        """Notes that it did not answer. Raises NoAnswer when that has been so for too long."""
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
@@ -90,7 +81,46 @@ class _Reader:
                 f"{self._job.name}` shows what MLflow keeps"
             ) from problem
 
-    def _back(self) -> None:
+    def back(self) -> None:
+        """Notes that it answered."""
         if self._away_since is not None:
             self._away_since = None
-            self._warn("it answers again, and the log goes on")
+            self._warn(f"it answers again, and {self._what} goes on")
+
+
+class _Reader:
+    """Looks at one job's log, and bears with outages."""
+
+    def __init__(self, there: Cluster, job: Job, warn: Callable[[str], None]) -> None:
+        self.count = 0
+        self.ended = False
+        self._there = there
+        self._job = job
+        self._warn = warn
+        self._tail = Tail(lambda count: there.log(self._job, count))
+        self._patience = _Patience(there, job, warn, "the log")
+
+    def look(self, follow: bool) -> Iterator[list[str]]:
+        """Gives what is new; notes when there will be no more."""
+        try:
+            self._job = _again(self._there, self._job)
+            ended = self._job.state in ENDED
+            yield from self._news(ended or not follow)
+            self.ended = ended or not follow
+        except NoAnswer as problem:
+            self._patience.away(problem)
+            return
+        self._patience.back()
+
+    def _news(self, last: bool) -> Iterator[list[str]]:
+        try:
+            for some in self._tail.more(last):
+                self._patience.back()
+                self.count += len(some)
+                if some:
+                    yield some
+        except LogGone as problem:
+            if last and self.count == 0:
+                raise
+            if last:
+                self._warn(f"{problem}; `eagerly jobs logs {self._job.name}` shows what MLflow keeps of it")

@@ -17,6 +17,7 @@ from pipelines.settings import Launch
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STATUS = {"PENDING": "starting", "SUCCEEDED": "done", "FAILED": "failed", "STOPPED": "stopped"}
+POLL_SECONDS = 0.2
 TAILS = (300, 5000)
 """How many lines of a log's end are read to learn how a job goes on, and then, when people are told so much."""
 
@@ -213,7 +214,7 @@ class Cluster:
         with sentences(self.address):
             self._client.stop_job(job.submission)
 
-    def wait(self, job: Job, seconds: float, poll_seconds: float = 0.2) -> str:
+    def wait(self, job: Job, seconds: float) -> str:
         """Waits until the job has ended, or `seconds` are over; returns Ray's state."""
         deadline, state = time.monotonic() + seconds, ""
         while True:
@@ -221,7 +222,7 @@ class Cluster:
                 state = str(self._client.get_job_status(job.submission).value)
             if state in ENDED or time.monotonic() > deadline:
                 return state
-            time.sleep(poll_seconds)
+            time.sleep(POLL_SECONDS)
 
 
 def connect(address: str) -> Cluster:

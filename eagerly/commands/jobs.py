@@ -23,10 +23,9 @@ HELP = """usage: eagerly jobs list
 
 each with --address http://head:8265 unless RAY_ADDRESS or `eagerly cluster up` says which cluster. When it does not
 answer, list, status and logs show what is kept in MLflow (MLFLOW_TRACKING_URI). wait ends with 0 when the job is done,
-with 1 when it failed or was stopped, and with 3 when it still runs."""
+with 1 when it failed or was stopped, with 2 when the cluster stays away, and with 3 when it still runs."""
 VERBS = ("list", "status", "logs", "stop", "wait")
 STOP_SECONDS = 8.0
-POLL_SECONDS = 0.5
 STILL_RUNS = 3
 
 
@@ -192,11 +191,11 @@ def _stop(which: Which) -> int:
 
 
 def _wait(which: Which) -> int:
-    from pipelines import jobs
+    from pipelines import following, jobs
 
     there = _connect(which)
     job = _find(there, which.name)
-    state = there.wait(job, which.timeout or float("inf"), POLL_SECONDS)
+    state = following.ended(there, job, which.timeout or float("inf"), _warn)
     print(f"job        {job.name} is {jobs.STATUS.get(state, 'running')}")
     print(f"next       eagerly jobs status {job.name}")
     if state not in jobs.ENDED:

@@ -209,6 +209,37 @@ def test_waiting_ends_with_what_became_of_the_job(head: Head, state: str, code: 
     assert cli.main(["jobs", "wait", "--timeout", "0.1", "chatty", "--address", head.address]) == code
 
 
+def test_waiting_outlasts_an_outage_of_the_dashboard_and_says_so(
+    head: Head, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def go_away() -> None:
+        time.sleep(1.0)
+        head.go()
+        time.sleep(0.5)
+        head.state = "SUCCEEDED"
+        head.come()
+
+    other = threading.Thread(target=go_away)
+    other.start()
+    assert cli.main(["jobs", "wait", "chatty", "--address", head.address]) == 0
+    other.join()
+    shown = capsys.readouterr()
+    assert "job        chatty is done" in shown.out
+    assert shown.err.count("; it is asked again for 120 s") == 1
+    assert shown.err.count("it answers again, and the wait goes on") == 1
+
+
+def test_waiting_for_a_cluster_that_stays_away_is_given_up_in_a_sentence(
+    head: Head, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(following, "OUTAGE_SECONDS", 0.5)
+    other = threading.Timer(1.0, head.go)
+    other.start()
+    assert cli.main(["jobs", "wait", "chatty", "--address", head.address]) == 2
+    other.join()
+    assert "has not answered for 0 s; `eagerly jobs logs chatty` shows what MLflow keeps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("python", "release"), [("3.9.1", ray.__version__), (platform.python_version(), "2.1.0")])
 def test_a_cluster_of_another_python_or_ray_is_refused_by_their_versions(head: Head, python: str, release: str) -> None:
     head.python, head.ray = python, release
