@@ -38,6 +38,8 @@ class Order:
     priority: int = 0
     restarts: int = 3
     environment: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
+    """Where a user's own task is on the machine that submits; empty for the tasks that eagerly has."""
 
     def entrypoint(self) -> str:
         """Writes the command of the job's supervisor."""
@@ -65,6 +67,8 @@ class Job:
     message: str
     node: str = ""
     """Ray's id of the machine where its log is, once it has begun."""
+    folder: str = ""
+    """Where a user's own task is on the machine that submitted it."""
     said: dict[str, Any] = field(default_factory=dict)
     """phase, step, steps, loss, left_s, restarts, position, waits_for, run_dir, mlflow, as far as known."""
 
@@ -154,7 +158,11 @@ class Cluster:
                 entrypoint=order.entrypoint(),
                 submission_id=order.name if not taken else f"{order.name}.{_attempt(taken[0].submission) + 1}",
                 runtime_env={"working_dir": str(order.code), "env_vars": order.variables()},
-                metadata={"eagerly_name": order.name, "eagerly_task": order.task},
+                metadata={
+                    "eagerly_name": order.name,
+                    "eagerly_task": order.task,
+                    **({"eagerly_folder": order.folder} if order.folder else {}),
+                },
             )
 
     def _check_again(self, job: Job, again: bool) -> None:
@@ -236,7 +244,8 @@ def _job(details: Any) -> Job:
     ended = details.end_time / 1000 if details.end_time else None
     task, message = details.metadata.get("eagerly_task", ""), details.message or ""
     state, node = str(details.status.value), details.driver_node_id or ""
-    return Job(name, task, details.submission_id, state, begun, ended, message, node)
+    folder = details.metadata.get("eagerly_folder", "")
+    return Job(name, task, details.submission_id, state, begun, ended, message, node, folder)
 
 
 def _attempt(submission: str) -> int:

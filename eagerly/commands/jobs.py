@@ -1,9 +1,11 @@
 """`eagerly jobs`: what became of submitted jobs, by name; from the cluster, or from MLflow once it is gone."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -116,11 +118,20 @@ def _status(which: Which) -> int:
     _describe(job.name, job.task, job.status, job.said, _link(run_id) if run_id else "")
     if job.state == "FAILED" and (lines := [line for line in job.message.splitlines() if not line.startswith("@")]):
         print(f"reason     {lines[-1]}")
-    way = {"SUCCEEDED": f"models show {job.task}", **dict.fromkeys(("FAILED", "STOPPED"), f"jobs logs {job.name}")}
+    logs = f"jobs logs {job.name}"
+    way = {"SUCCEEDED": f"models show {Path(job.task).name}", "FAILED": logs, "STOPPED": logs}
     if job.state in ("FAILED", "STOPPED"):
-        print(f"next       eagerly submit {job.task} --name {job.name} --again")
+        print(f"next       eagerly submit {_word(job)} --name {job.name} --again")
     print(f"next       eagerly {way.get(job.state, f'jobs logs -f {job.name}')}")
     return 0
+
+
+def _word(job: "Job") -> str:
+    """Names a job's task as `eagerly submit` takes it here; a user's own is below another folder in the job."""
+    folder = Path(job.folder)
+    if job.folder and folder.is_relative_to(Path.cwd()):
+        return shlex.quote(f"./{folder.relative_to(Path.cwd())}")
+    return shlex.quote(job.folder or job.task)
 
 
 def _kept(name: str) -> "Kept":
@@ -186,7 +197,7 @@ def _stop(which: Which) -> int:
             f"the job {job.name!r} did not end within {STOP_SECONDS:.0f} s; see `eagerly jobs status {job.name}`"
         )
     print(f"job        {job.name} is {jobs.STATUS[state]} after {time.monotonic() - began:.1f} s")
-    print(f"next       eagerly submit {job.task} --name {job.name} --again goes on with it")
+    print(f"next       eagerly submit {_word(job)} --name {job.name} --again goes on with it")
     return 0
 
 

@@ -187,9 +187,10 @@ def _order(wish: Wish, there: "Cluster", word: str, code: Path) -> "Order":
         environment["EAGERLY_JOB_FOLDER"] = str(Path.cwd())  # where MLflow's own mlruns/ then is
     if commit := _commit(wish.word):
         environment["EAGERLY_COMMIT"] = commit
-    own, submit = tasks.find(wish.word).config.Config(), wish.submit
-    given = [*words_of(config, own), *words_of(launch, Launch())]
-    return Order(submit.name, word, given, code, run_dir, submit.priority, submit.restarts, environment)
+    task, submit = tasks.find(wish.word), wish.submit
+    given = [*words_of(config, task.config.Config()), *words_of(launch, Launch())]
+    folder = "" if wish.word in tasks.TASKS else str(task.folder)
+    return Order(submit.name, word, given, code, run_dir, submit.priority, submit.restarts, environment, folder)
 
 
 def _check_done(name: str, run_dir: str) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from eagerly import cli
 from pipelines import job_log, jobs
 
+HERE = Path(__file__).resolve().parent
 LOGS: dict[str, list[str]] = {
     "quiet": [job_log.line({"phase": "training", "step": 3, "steps": 9}), "one line", job_log.MARK + '{"phase": "tra'],
     "chatty": [job_log.line({"phase": "training", "step": 4, "steps": 9}), *["so much"] * 1000],
@@ -40,6 +42,7 @@ class Dashboard(BaseHTTPRequestHandler):
         job = {"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "", "start_time": 1000, "driver_node_id": "n1"}
         listed = [{**job, "submission_id": name, "metadata": {"eagerly_name": name}} for name in LOGS]
         listed[-1] |= {"status": "STOPPED", "end_time": 2000}
+        listed[-1]["metadata"] |= {"eagerly_task": "./tides", "eagerly_folder": str(HERE / "tides")}
         answers = {"/api/version": version, "/api/v0/cluster_metadata": {"data": {"pythonVersion": "3.11.7"}}}
         return self._say(json.dumps({**answers, "/api/jobs/": listed}[path]))
 
@@ -77,6 +80,15 @@ def test_the_list_says_when_jobs_were_submitted_and_where_those_that_wait_stand(
     assert "place 2 in the queue" in lines["queued"] and "queue" not in lines["stopped"]
     assert "waiting for 4 CPUs: there are 2" in lines["roomless"]
     assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1)) in lines["mute"]
+
+
+def test_a_task_of_ones_own_is_named_in_the_next_steps_so_that_they_work_here(
+    there: jobs.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, word in ((HERE, "./tides"), (tmp_path, str(HERE / "tides"))):
+        monkeypatch.chdir(folder)
+        assert cli.main(["jobs", "status", "stopped", "--address", there.address]) == 0
+        assert f"eagerly submit {word} --name stopped --again\n" in capsys.readouterr().out
 
 
 def test_people_are_shown_what_is_not_for_programs() -> None:

@@ -264,6 +264,11 @@ def test_a_name_whose_run_is_there_goes_on_with_it_also_from_a_storage_when_its_
         assert str(run_dir) in words and "--epochs=3" in words
 
 
+def test_an_order_says_where_a_task_of_ones_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REGRESSION.parent)
+    assert order("linear_regression").folder == str(REGRESSION) and order("sentiment").folder == ""
+
+
 def test_the_name_of_a_run_that_is_done_is_taken(tmp_path: Path) -> None:
     folder = tmp_path / "shared" / "j"
     folder.mkdir(parents=True)
