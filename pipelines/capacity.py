@@ -12,6 +12,11 @@ RELEASE_SECONDS = 20.0
 POLL_SECONDS = 1.0
 
 
+def counted(count: int, what: str) -> str:
+    """Puts a count in words, such as 1 CPU or 2 CPUs."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def find(launch: Launch, grows: bool, say: Callable[[str], None]) -> None:
     """Raises ValueError when the workers do not fit into the cluster; waits for room, saying so, if the launch asks.
 
@@ -22,15 +27,15 @@ def find(launch: Launch, grows: bool, say: Callable[[str], None]) -> None:
     total, free = _room(kind)
     if total < launch.fewest and not (launch.wait and grows):
         raise ValueError(
-            f"{_asked(launch)}, and the cluster has {total} {kind}s; ask for fewer workers"
+            f"{_asked(launch)}, and the cluster has {counted(total, kind)}; ask for fewer workers"
             f"{' or leave out --gpu' if launch.gpu else ''}{', or --wait for more' if grows else ''}"
         )
     if free >= launch.fewest:
         return
     with _wanted(kind, launch.most if launch.wait else 0):
         while free < launch.fewest:
-            has = f"the cluster has {total} {kind}s, {free} of them free"
-            if launch.wait and told != (told := f"waiting for {launch.fewest} {kind}s: {has}"):
+            has = f"the cluster has {counted(total, kind)}, {free} {'of them ' if total != 1 else ''}free"
+            if launch.wait and told != (told := f"waiting for {counted(launch.fewest, kind)}: {has}"):
                 say(told)
             elif not launch.wait and time.monotonic() - began > RELEASE_SECONDS:
                 raise ValueError(f"{_asked(launch)}, and {has}; ask for fewer workers, or --wait")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cluster, job_log
+from pipelines.capacity import counted
 from pipelines.dashboard import Dashboard, LogGone, NoAnswer, sentences
 from pipelines.settings import Launch
 
@@ -104,8 +105,8 @@ class Cluster:
     def describe(self) -> str:
         """Says in words what the cluster is and has."""
         nodes = self.nodes()
-        machines = f"{len(nodes)} machine{'s' * (len(nodes) != 1)}"
-        counts = [f"{int(sum(node.get(kind, 0) for node in nodes))} {kind}s" for kind in ("CPU", "GPU")]
+        counts = [counted(int(sum(node.get(kind, 0) for node in nodes)), kind) for kind in ("CPU", "GPU")]
+        machines = counted(len(nodes), "machine")
         return f"Ray {self.ray}, Python {self.python}, {machines}, {' and '.join(counts)}"
 
     def is_here(self) -> bool:
@@ -139,8 +140,8 @@ class Cluster:
         if least > there and not getattr(launch, "wait", False):
             raise ValueError(
                 f"--workers is {launch.workers}{' --gpu' if launch.gpu else ''}, and the cluster at {self.address} has "
-                f"{there} {kind}s; ask for fewer workers{' or leave out --gpu' if launch.gpu else ''}, or give --wait "
-                "to wait until it has them"
+                f"{counted(there, kind)}; ask for fewer workers{' or leave out --gpu' if launch.gpu else ''}, or give "
+                "--wait to wait until it has them"
             )
 
     def submit(self, order: Order, again: bool = False) -> str:

@@ -98,7 +98,8 @@ def train(runs: list[Run], launch: Launch) -> None:
         except RayActorError as problem:
             lost += 1
             if 0 <= launch.max_failures < lost:
-                sentence = f"Ray's controller died {lost} times and --max-failures is {launch.max_failures}"
+                died = f"Ray's controller died {capacity.counted(lost, 'time')}"
+                sentence = f"{died} and --max-failures is {launch.max_failures}"
                 raise notices.GivenUp(sentence) from problem
             watch.tell(since, {"event": "restart", "cause": "loss", "reason": "Ray's controller died", "count": lost})
             logging.getLogger(__name__).debug("the controller died", exc_info=problem)

@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.controller.state import ReschedulingState,
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 
 from pipelines import notices
+from pipelines.capacity import counted
 from pipelines.journal import Event, has_ended, note
 from pipelines.stopping import Stopped
 
@@ -83,14 +84,15 @@ class Watch(WorkerGroupCallback, ControllerCallback):
             return
         if kind == "error":
             raise problem
-        raise notices.GivenUp(f"workers were lost {count} times and --max-failures is {limit}; at last, {reason}")
+        times = counted(count, "time")
+        raise notices.GivenUp(f"workers were lost {times} and --max-failures is {limit}; at last, {reason}")
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Lets a healthy group write a checkpoint before Ray ends it to start another of another size."""
         if self._group is None or self._failed:
             return
         then, now = len(self._group.get_workers()), resize_decision.num_workers
-        reason = f"resized from {then} to {now} workers"
+        reason = f"resized from {then} to {counted(now, 'worker')}"
         self._stop(reason)
         tell(self._runs, {"event": "restart", "cause": "resize", "reason": reason, "count": 0})
 

@@ -46,6 +46,8 @@ class Joining:
 def test_more_workers_than_there_is_room_for_are_waited_for_where_asked_saying_for_what(ray_cluster: None) -> None:
     with pytest.raises(Told, match=r"waiting for 98 CPUs: the cluster has \d+ CPUs, \d+ of them free"):
         launch.start_ray(Launch(workers="98:99", wait=True), say=tell)
+    with pytest.raises(Told, match=r"waiting for 1 GPU: the cluster has 0 GPUs, 0 of them free"):
+        launch.start_ray(Launch(workers=1, gpu=True, wait=True), say=tell)
     with pytest.raises(ValueError, match=r"--workers is 98:99, and the cluster has \d+ CPUs; .*, or --wait for more"):
         launch.start_ray(Launch(workers="98:99"), say=tell)
 

@@ -184,14 +184,14 @@ def test_a_name_that_is_taken_is_refused_with_the_way_out(desk: Desk) -> None:
 
 def test_more_workers_than_there_are_processors_are_refused_and_told_what_is_there(desk: Desk) -> None:
     assert "--workers is 99, and the cluster at http://127.0.0.1:" in desk.outputs["many"]
-    assert "has 1 CPUs; ask for fewer workers, or give --wait" in desk.outputs["many"]
+    assert "has 1 CPU; ask for fewer workers, or give --wait" in desk.outputs["many"]
 
 
 def test_a_job_that_waits_for_more_workers_than_the_cluster_has_says_for_what(desk: Desk) -> None:
     (line,) = [line for line in desk.outputs["wants"].splitlines() if line.startswith("large")]
-    assert "waiting for 2 CPUs: the cluster has 1 CPUs, " in line
+    assert "waiting for 2 CPUs: the cluster has 1 CPU, " in line
     assert "job        large, ./linear_regression, waiting\n" in desk.outputs["wanting"]
-    assert "steps      waiting for 2 CPUs: the cluster has 1 CPUs, " in desk.outputs["wanting"]
+    assert "steps      waiting for 2 CPUs: the cluster has 1 CPU, " in desk.outputs["wanting"]
 
 
 def test_jobs_wait_for_a_full_cluster_in_the_order_of_their_priority(desk: Desk) -> None:

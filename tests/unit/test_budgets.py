@@ -56,7 +56,7 @@ def test_a_lost_worker_within_the_budget_is_told_and_one_more_ends_the_run(tmp_p
     write(tmp_path, "workers")
     within, over = watching(tmp_path, failures=1), watching(tmp_path, failures=0)
     within.after_worker_group_poll_status(status(PEER, DIED))
-    with pytest.raises(notices.GivenUp, match="lost 1 times and --max-failures is 0; at last, a worker died"):
+    with pytest.raises(notices.GivenUp, match="lost 1 time and --max-failures is 0; at last, a worker died"):
         over.after_worker_group_poll_status(status(PEER, DIED))
     told = [(event["event"], event.get("cause"), event.get("count")) for event in Reader(tmp_path).new_events()]
     assert told[1:] == [("restart", "loss", 1), ("lost", "loss", 1)]
