@@ -145,7 +145,7 @@ class Supervisor:
             self.state.take(event)
             if event["event"] == "restart":
                 self.said["restarts"] += 1
-            if event["event"] in ("room", "loading", "start", "testing", "test") and not self.stopping:
+            if event["event"] in ("starting", "loading", "start", "testing", "test") and not self.stopping:
                 self.said["phase"] = self.state.phase
         if self.state.waits_for and not self.stopping:
             self.said["phase"] = "waiting"

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines import batches, checkpoint, collectives, identity, memory, postmortem, release, sharding
+from pipelines import batches, checkpoint, collectives, identity, loading, memory, postmortem, release, sharding
 from pipelines.assembly import assemble
 from pipelines.evaluation import Evaluator
 from pipelines.examples import Data, Draw, step_seed
@@ -69,8 +69,8 @@ def run(
     emit = emit if place.rank == 0 else lambda event: None
     if place.threads:
         torch.set_num_threads(place.threads)
-    emit({"event": "loading"})
-    examples: Data = data or task.data.load(config)
+    with loading.told(emit):
+        examples: Data = data or task.data.load(config)
     begin = partial(Worker, task, config, run_dir, place, emit, examples, checkpoint_steps, stop, keeping)
     worker = begin()
     with worker.saver, memory.noted(run_dir):

@@ -8,7 +8,7 @@ from pipelines.journal import Event
 LONGEST = 5000
 """Characters that a tag of MLflow's may have."""
 SPEED = "train/examples_per_second"
-ORDINARY = ("room", "loading", "start", "steps", "epoch", "testing", "test", "load", "error", "state")
+ORDINARY = ("starting", "loading", "start", "steps", "epoch", "testing", "test", "load", "error", "state")
 """Events that every run has; the others (resume, guard, checkpoint ...) are counted by kind as events/KIND."""
 
 

@@ -44,7 +44,7 @@ class State:
         match event["event"]:
             case "waiting":
                 self.phase = self.waits_for = event["sentence"]
-            case "room":
+            case "starting":
                 self.phase, self.waits_for = "starting", ""
             case "workers":
                 self.workers = event["count"]
@@ -52,7 +52,7 @@ class State:
                 self.restarts += 1
                 self.phase = f"restarting, {event['reason']}"
             case "loading":
-                self.phase, self.waits_for = "loading data", ""
+                self.phase, self.waits_for = event.get("sentence", "loading data"), ""
             case "start":
                 self.phase, self.step, self.steps = "training", event["step"], event["steps"]
                 self.began, self.began_step = event["time"], event["step"]

@@ -165,7 +165,7 @@ def _through_ray(planned: list[Run], launch: Launch, broken_off: Callable[[], No
 
 def _on_ray(planned: list[Run], launch: Launch) -> None:
     from pipelines import launch as ray_launch
-    from pipelines import turns, uploads
+    from pipelines import turns
 
     streams = [run for run in planned if getattr(run.config, "stream", False)]
     check = partial(_check_data, [run for run in planned if run not in streams])
@@ -174,9 +174,19 @@ def _on_ray(planned: list[Run], launch: Launch) -> None:
     say = partial(_say_waiting, planned[0].folder)
     ray_launch.start_ray(launch, say=say)
     with turns.turn(launch, check, say):
-        for run in map(uploads.localize, streams):
-            run.task.data.load(run.config)  # on the cluster's processors, while no worker holds them
+        for run in streams:
+            _read(run)
         ray_launch.train(planned, launch)
+
+
+def _read(run: Run) -> None:
+    """Reads streamed data on the cluster's processors, while no worker holds them."""
+    from pipelines import journal, loading, uploads
+
+    note = partial(journal.note, run.folder)
+    with loading.told(note):
+        run.task.data.load(uploads.brought(run.config))
+    note({"event": "starting"})
 
 
 def _check_data(planned: list[Run]) -> None:
@@ -191,7 +201,7 @@ def _check_data(planned: list[Run]) -> None:
 def _say_waiting(folder: Path, sentence: str) -> None:
     from pipelines import journal
 
-    journal.note(folder, {"event": "waiting", "sentence": sentence} if sentence else {"event": "room"})
+    journal.note(folder, {"event": "waiting", "sentence": sentence} if sentence else {"event": "starting"})
 
 
 def _rank() -> int:

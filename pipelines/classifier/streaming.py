@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import examples, shards, stream
+from pipelines import examples, loading, shards, stream
 from pipelines.classifier import data, folders
 from pipelines.classifier.config import Config
 from pipelines.classifier.folders import Listing
@@ -117,10 +117,12 @@ def _items(found: Listing, split_N: np.ndarray) -> Iterator[str]:
 def _shape(found: Listing, items: list[str], image_size: int) -> Shape:
     """Finds the shape that all images are brought to."""
     sizes_N2, colours, done = np.empty((len(found), 2), np.int32), 1, 0
+    reading = loading.Pass("first", len(found), "files")
     for part in stream.through(items, partial(survey, root=found.root, image_size=image_size)):
         sizes = part["sizes"].reshape(-1, 2)
         sizes_N2[done : done + len(sizes)] = sizes
         colours, done = max(colours, int(part["colours"].max())), done + len(sizes)
+        reading.add(len(sizes))
     folders.check_sizes(sizes_N2, found)
     return colours, int(sizes_N2[0, 0]), int(sizes_N2[0, 1])
 
@@ -156,6 +158,7 @@ def _write(writer: Writer, parts: Iterator[Part], found: Listing, split_N: np.nd
     digest, counts, done = examples.Digest(), np.zeros(shape[0] * 256, np.int64), 0
     digest.add(repr((len(found), *shape)).encode())
     digest.begin(len(found) * math.prod(shape))
+    reading = loading.Pass("second", len(found), "files")
     for part in parts:
         count = len(part["prints"])
         own_B, targets_B = split_N[done : done + count], found.targets[done : done + count]
@@ -167,6 +170,7 @@ def _write(writer: Writer, parts: Iterator[Part], found: Listing, split_N: np.nd
             writer.append(f"{name}.targets", targets_B[chosen])
         digest.go_on(part["pixels"].data)
         counts, done = counts + part["counts"], done + count
+        reading.add(count)
     digest.add(found.targets.tobytes())
     digest.add("\n".join(found.labels).encode())
     mean, std = data.moments(counts.reshape(-1, 256))

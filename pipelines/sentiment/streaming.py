@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import shards, stream
+from pipelines import loading, shards, stream
 from pipelines.examples import SPLITS, Draw, OnDemand
 from pipelines.sentiment import data, table
 from pipelines.sentiment.config import Config
@@ -92,12 +92,15 @@ def _split(made: Shards, name: str) -> Streamed:
 def _fill(folder: Path, config: Config, addresses: list[str]) -> None:
     """Makes the columns of all splits, and what reads a text as they were read."""
     columns = (config.text_column, config.label_column)
-    sample, labels, content = Sample(), set[str](), hashlib.sha256()
+    sample, labels, content, count = Sample(), set[str](), hashlib.sha256(), 0
     read = partial(survey, columns=columns, most=config.max_characters, seed=config.seed)
+    reading = loading.Pass("first", len(addresses), "files")
     for part in stream.through(addresses, read):
         labels.update(_words(part["labels"], part["label_ends"]))
         sample.add(_words(part["sample"], part["sample_ends"]), part["keys"])
         content.update(part["digest"].tobytes())
+        count += int(part["count"][0])
+        reading.add(1)
     if len(labels) < 2:
         raise ValueError(f"the rows of {config.data!r} have {len(labels)} labels; at least two are needed")
     texts = sample.texts()
@@ -109,27 +112,29 @@ def _fill(folder: Path, config: Config, addresses: list[str]) -> None:
     parcel = (reader.tokenizer.to_str(), reader.keys_V, reader.max_tokens)
     facts = {"labels": names, "digest": content.hexdigest(), "max_tokens": reader.max_tokens}
     with Writer(folder) as writer:
-        _write(writer, stream.through(addresses, partial(number, parcel=parcel)))
+        _write(writer, stream.through(addresses, partial(number, parcel=parcel)), count)
         if min(writer.counts.get(f"{name}.targets", 0) for name in SPLITS) == 0:
             raise ValueError(f"{config.data!r} has too few different texts to be split; give more")
         writer.close(facts)
 
 
-def _write(writer: Writer, parts: Iterator[Part]) -> None:
-    ends = dict[str, int]()
+def _write(writer: Writer, parts: Iterator[Part], count: int) -> None:
+    ends, reading = dict[str, int](), loading.Pass("second", count, "rows")
     for part in parts:
         for column, values in part.items():
             shifted = values + ends.get(column, 0) if column.endswith("_ends") else values
             writer.append(column, shifted)
             if column.endswith("_ends") and len(shifted):
                 ends[column] = int(shifted[-1])
+        reading.add(sum(len(part.get(f"{name}.targets", ())) for name in SPLITS))
 
 
 def survey(address: str, columns: tuple[str, str], most: int, seed: int) -> Iterator[Part]:
-    """Reads a file once: its labels, a sample of its training texts, and the digest of its rows, as one part."""
-    labels, sample, content = set[str](), Sample(), hashlib.sha256()
+    """Reads a file once: its labels, a sample of its training texts, digest and count of its rows, as one part."""
+    labels, sample, content, count = set[str](), Sample(), hashlib.sha256(), 0
     for text, label in rows(address, columns):
         labels.add(label)
+        count += 1
         for word in (text, label):
             content.update(len(word.encode()).to_bytes(8, "little") + word.encode())
         if place(text[:most], seed)[0] == 0:
@@ -144,6 +149,7 @@ def survey(address: str, columns: tuple[str, str], most: int, seed: int) -> Iter
         "sample_ends": sample_ends,
         "keys": keys,
         "digest": np.frombuffer(content.digest(), dtype=np.uint8),
+        "count": np.array([count], dtype=np.int64),
     }
 
 

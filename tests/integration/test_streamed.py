@@ -8,6 +8,7 @@ import ray
 from PIL import Image
 from ray.exceptions import RayError
 
+from pipelines import loading
 from pipelines.classifier import data as images
 from pipelines.classifier import streaming
 from pipelines.classifier.config import Config as Images
@@ -25,12 +26,16 @@ def test_ray_data_numbers_files_as_one_process_does(
         lines = [json.dumps({"text": f"{name} text {row}", "label": ("good", "bad")[row % 2]}) for row in range(1500)]
         (tmp_path / "files" / f"{name}.jsonl").write_text("\n".join(lines))
     config = Config(data=str(tmp_path / "files"), stream=True, vocabulary=300, ngrams=500)
+    monkeypatch.setattr(loading, "SECONDS", 0.0)
     made = {}
     for way in ("cluster", "alone"):
         monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / way))
         if way == "alone":
             monkeypatch.setattr("ray.is_initialized", lambda: False)
-        data.load(config)
+        said: list[str] = []
+        with loading.told(lambda event, said=said: said.append(event.get("sentence", ""))):
+            data.load(config)
+        assert said[-1] == "reading data, second pass, 4,500 of 4,500 rows"
         made[way] = {path.name: path.read_bytes() for path in sorted((tmp_path / way).glob("streams/*/*.*"))}
     assert made["cluster"] == made["alone"] and len(made["alone"]) > 15
 

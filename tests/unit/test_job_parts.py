@@ -310,7 +310,7 @@ from pipelines.journal import note
 run_dir = pathlib.Path(sys.argv[1])
 note(run_dir, {"event": "waiting", "sentence": "waiting for 4 CPUs: the cluster has 2 CPUs, 1 of them free"})
 time.sleep(1.5)
-note(run_dir, {"event": "room"})
+note(run_dir, {"event": "starting"})
 time.sleep(1.5)
 """
 

@@ -1,12 +1,14 @@
 """What a run waits for, and what goes wrong without ending it, is said where its progress is."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from eagerly.commands.progress import Display
 from eagerly.commands.train import _say_waiting
-from pipelines.journal import Journal
+from pipelines import loading
+from pipelines.journal import Journal, note
 
 
 def test_what_went_wrong_and_did_not_end_the_run_is_said_once(
@@ -34,6 +36,13 @@ def test_what_a_run_waits_for_is_its_progress(tmp_path: Path, capsys: pytest.Cap
     with Display([tmp_path / "run"]):
         _say_waiting(tmp_path / "run", sentence)
     assert sentence in capsys.readouterr().err
+
+
+def test_how_far_data_are_read_is_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display([tmp_path / "run"]), loading.told(partial(note, tmp_path / "run")):
+        loading.Pass("first", 20_000, "files")
+        loading.Pass("second", 20_000, "files").add(12_000)  # too soon after the first
+    assert capsys.readouterr().err.splitlines()[-1].endswith("] reading data, first pass, 0 of 20,000 files")
 
 
 def test_a_run_starts_its_workers_once_it_has_waited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from pyarrow import parquet
 from training import ROOT, stop, train
 
+from pipelines import loading
 from pipelines.sentiment import data
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.sampling import Sample
@@ -46,6 +47,15 @@ def folder(tmp_path: Path) -> Path:
 
 def streamed(where: Path | str, **flags: object) -> data.LabelledData:
     return data.load(Config(data=str(where), stream=True, **FLAGS, **flags))  # type: ignore[arg-type]
+
+
+def test_how_far_files_and_rows_are_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "SECONDS", 0.0)
+    said: list[str] = []
+    with loading.told(lambda event: said.append(event.get("sentence", ""))):
+        streamed(folder)
+    assert said[0] == "" and said[1:5] == [f"reading data, first pass, {done} of 3 files" for done in range(4)]
+    assert said[5:] == [f"reading data, second pass, {done} of 300 rows" for done in (0, 100, 200, 300)]
 
 
 def test_a_streamed_split_holds_what_the_reader_makes_of_its_texts(folder: Path) -> None:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from training import ROOT, stop, train
 
-from pipelines import reference, results
-from pipelines.classifier import data
+from pipelines import loading, reference, results
+from pipelines.classifier import data, streaming
 from pipelines.classifier.config import Config
 from pipelines.examples import SPLITS, Draw
 
@@ -106,6 +106,27 @@ def test_a_streamed_run_ends_with_what_a_run_in_memory_ends_with(folder: Path, t
     one, other = (results.read(run.folder) for run in (here, there))
     assert one and other and one.data_digest == other.data_digest
     assert one.prints is not None and other.prints is not None and np.array_equal(one.prints, other.prints)
+
+
+def test_how_far_the_files_are_read_is_told_and_changes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"data": str(folder), "stream": True, **SETTINGS}
+    quiet = train(tmp_path / "quiet", **settings)
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "another"))
+    monkeypatch.setattr(loading, "SECONDS", 0.0)
+    monkeypatch.setattr(streaming, "PART_BYTES", 200 * 3 * HEIGHT * WIDTH)
+    told = train(tmp_path / "told", **settings)
+    said = [event.get("sentence", "") for event in told.named("loading")]
+    assert said == [
+        "",
+        "reading data, first pass, 0 of 480 files",
+        "reading data, first pass, 480 of 480 files",
+        *(f"reading data, second pass, {done} of 480 files" for done in (0, 200, 400, 480)),
+    ]
+    assert told.losses == quiet.losses and told.metrics == quiet.metrics
+    again = train(tmp_path / "again", **settings)
+    assert len(again.named("loading")) == 1  # nothing is read again
 
 
 def test_a_streamed_run_leaves_a_reference_for_drift(tmp_path: Path) -> None:

@@ -91,8 +91,7 @@ def train(
         if stop_at and event["event"] == "steps" and event["first"] + len(event["losses"]) >= stop_at:
             raise Stopped
 
-    data = task.data.load(config)
-    data = wrap(data) if wrap else data
+    data = wrap(task.data.load(config)) if wrap else None
     saving: dict[str, Any] = {"checkpoint_steps": checkpoint_steps, "stop": ask, "keeping": keeping}
     outcome.metrics = loop.run(task, config, folder, place or Place(), emit, data, **saving)
     return outcome
