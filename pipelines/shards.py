@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from torch import Tensor
 from pipelines import sealed
 
 FACTS = "facts.json"
+LIMIT, USUAL_GB = "EAGERLY_STREAMS_GB", 100.0
+"""The variable that says how many gigabytes are kept, beyond which only what a process uses is, and its default."""
+ROUGH = ".rough"
+"""The end of the names of folders that are being made, or removed."""
 _MORE_ROOM = "free some of it, or name a folder of another disk with EAGERLY_HOME"
 
 
@@ -61,12 +66,36 @@ class Writer:
         (self._folder / FACTS).write_text(json.dumps(about, sort_keys=True), encoding="utf-8")
 
 
+class _Use:
+    """A lock on a folder, which several processes may have; freed with the last that refers to it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the lock."""
+        self._file = os.open(folder / FACTS, os.O_RDONLY)
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        """Frees the lock."""
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+class _Mapped(np.memmap):
+    """Numbers on disk, in use as long as a tensor has them."""
+
+    use: _Use | None = None
+
+
 class Shards:
     """Columns that were written, each as a tensor whose numbers are read from disk when they are used."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a folder. Raises ValueError when a file has not the length that it was written with."""
+        """Opens a folder, which stays as long as one of its columns is mapped by a process of this machine.
+
+        Raises ValueError when a file has not the length that it was written with.
+        """
         self.folder = folder
+        self._use = _Use(folder)
         about = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         self.facts: dict[str, Any] = about["facts"]
         self._counts, self._kinds = about["counts"], about["kinds"]
@@ -80,7 +109,8 @@ class Shards:
         if not self._counts.get(name):
             return torch.empty(0, dtype=kind)
         assert self._kinds[name] == str(kind).removeprefix("torch."), f"{name} is of {self._kinds[name]}"
-        numbers = np.memmap(self.folder / f"{name}.bin", self._kinds[name], "r")  # only such may outgrow memory
+        numbers: Any = _Mapped(self.folder / f"{name}.bin", self._kinds[name], "r")  # only such may outgrow memory
+        numbers.use = self._use
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing may be written to it, which nobody does
             return torch.from_numpy(numbers)
@@ -100,8 +130,10 @@ def check_room(folder: Path, needed: int, what: str, way: str) -> None:
 def cached(key: str, fill: Callable[[Path], None]) -> Shards:
     """Opens the columns of a key, made by `fill` if no process of this machine has made them yet.
 
-    They lie in $EAGERLY_HOME/streams, or in ~/.eagerly/streams. Raises ValueError when the disk is full.
+    They lie in $EAGERLY_HOME/streams, or in ~/.eagerly/streams. New ones end those that were used longest ago, beyond
+    $EAGERLY_STREAMS_GB, and that no process of this machine uses. Raises ValueError when the disk is full.
     """
+    limit = _limit()
     home = Path(os.environ.get("EAGERLY_HOME") or Path.home() / ".eagerly") / "streams"
     home.mkdir(parents=True, exist_ok=True)
     folder = home / hashlib.sha256(key.encode()).hexdigest()
@@ -116,11 +148,56 @@ def cached(key: str, fill: Callable[[Path], None]) -> Shards:
                 raise ValueError(f"the disk of {str(home)!r} is full; {_MORE_ROOM}") from problem
             finally:
                 _clear(folder)
-    return Shards(folder)
+            _trim(home, limit, folder)
+        now = time.time_ns()
+        os.utime(folder, ns=(now, now))
+        return Shards(folder)
+
+
+def _limit() -> float:
+    """Reads how many bytes are kept."""
+    given = os.environ.get(LIMIT) or str(USUAL_GB)
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = -1.0
+    if not limit >= 0:
+        raise ValueError(f"{LIMIT} is {given!r}; it must be a number of gigabytes, 0 or more")
+    return limit * 1e9
+
+
+def _trim(home: Path, limit: float, spared: Path) -> None:
+    """Removes what was used longest ago, beyond so many bytes, and what killed processes left."""
+    found: list[tuple[int, int, Path]] = []
+    for folder in home.iterdir():
+        with contextlib.suppress(OSError):  # another process trims too
+            if folder.name.endswith(ROUGH):
+                _remove(folder, home / f"{folder.name.split('.')[1]}.lock")
+            elif folder.is_dir():
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                found.append((folder.stat().st_mtime_ns, size, folder))
+    for _, size, folder in sorted(found, reverse=True):
+        limit -= size
+        if limit < 0 and folder != spared and _remove(folder, home / f"{folder.name}.lock"):
+            limit += size
+
+
+def _remove(folder: Path, lock: Path) -> bool:
+    """Removes a folder that no process makes or uses, and says whether it did."""
+    try:
+        with _alone(lock, fcntl.LOCK_NB):
+            if not folder.name.endswith(ROUGH):
+                with (folder / FACTS).open("r+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    folder = folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}{ROUGH}"))
+            shutil.rmtree(folder)
+    except OSError:  # it is in use, gone, or another user's
+        return False
+    return True
 
 
 def _clear(folder: Path) -> None:
-    for left in folder.parent.glob(f".{folder.name}.*.rough"):
+    for left in folder.parent.glob(f".{folder.name}.*{ROUGH}"):
         shutil.rmtree(left)
 
 
@@ -129,8 +206,8 @@ def _shown(size: int) -> str:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lets one process of this machine in at a time."""
+def _alone(path: Path, way: int = 0) -> Iterator[None]:
+    """Lets one process of this machine in at a time; with LOCK_NB, raises BlockingIOError while another is in."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | way)
         yield
