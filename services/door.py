@@ -32,6 +32,8 @@ _sent: ContextVar[Any] = ContextVar("sent", default=None)
 """The metadata of the call that this task answers, as gRPC read it to find the RPC; asked again, it would read anew."""
 
 _NOTHING: Metadata = {}
+SHOWN_S = 0.05
+"""After so long a call that has come in is seen among those in flight."""
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -202,7 +204,7 @@ class Figures:
         self._codes: dict[int, int] = {}
         self._seconds: list[float] = []
         self._in_flight_count = 0
-        self._is_due = False
+        self._is_due = self._is_shown_soon = False
         self.items: dict[int, int] = {}
         """Items of answered calls that are still to be counted, by their code."""
         self._opened: dict[tuple[str, int], metrics.Value] = {}
@@ -214,31 +216,33 @@ class Figures:
     def begin(self) -> None:
         """Notes that a call has come in."""
         self._in_flight_count += 1
-        self._write_soon()
+        if not self._is_shown_soon:
+            self._is_shown_soon = True
+            self._loop.call_later(SHOWN_S, self._show)
 
     def end(self, code: int, seconds: float) -> None:
-        """Notes that a call has ended."""
+        """Notes that a call has ended; what ends in a turn of the loop is written at its end: a replica may die."""
         self._in_flight_count -= 1
         self._codes[code] = self._codes.get(code, 0) + 1
         self._seconds.append(seconds)
-        self._write_soon()
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._write)
 
     def add_items(self, codes: dict[int, int]) -> None:
         """Notes the items of an answered call, by their code."""
         for code, count in codes.items():
             self.items[code] = self.items.get(code, 0) + count
 
-    def _write_soon(self) -> None:
-        """Has what this turn of the loop brings written at its end, all at once: a replica may die any moment."""
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._write)
+    def _show(self) -> None:
+        """Writes how many calls are being worked on, which for a call that goes on says nothing else."""
+        self._is_shown_soon = False
+        if self._figures.is_open:
+            self._in_flight.set(self._in_flight_count)
 
     def _write(self) -> None:
         self._is_due = False
         self._in_flight.set(self._in_flight_count)
-        if not self._seconds:
-            return
         codes, seconds, items = self._codes, self._seconds, self.items
         self._codes, self._seconds, self.items = {}, [], {}
         for code, count in codes.items():

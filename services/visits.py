@@ -24,9 +24,9 @@ WELL_FORMED = re.compile(r"[!-~]{1,64}")
 Trailers = tuple[tuple[str, Any], ...]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class Visit:
-    """One call, from when it came in."""
+    """One call, from when it came in; what is not known yet is the class's, so that each begins with little."""
 
     request_id: str
     is_named: bool
@@ -38,18 +38,18 @@ class Visit:
     """Seconds that the caller had left when the call came in; None without a deadline."""
     came: float = field(default_factory=time.time)
     """When the call came in, in seconds since 1970."""
-    principal: str | None = None
+    principal: str | None = field(default=None, init=False)
     """Who the guard found the caller to be."""
-    item_count: int = 0
-    provenance: Trailers = ()
+    item_count: int = field(default=0, init=False)
+    provenance: Trailers = field(default=(), init=False)
     """Which model answered, as in the trailing metadata."""
-    waited: tuple[float, float] | None = None
+    waited: tuple[float, float] | None = field(default=None, init=False)
     """When the call began to wait for the model and when the computation began, on the clock of time.monotonic()."""
-    compute_s: float = 0.0
+    compute_s: float = field(default=0.0, init=False)
     """How long the batch took that the call was computed in."""
-    span: Any = None
+    span: Any = field(default=None, init=False)
     """The server span, of a call that is traced."""
-    batch: "Batch | None" = None
+    batch: "Batch | None" = field(default=None, init=False)
     """What a traced call was computed in."""
 
     def computed(self, submitted: float, batch: "Batch") -> None:

@@ -323,7 +323,8 @@ def test_flags_that_make_no_sense_are_refused(flags: dict[str, Any], complaint: 
 def test_a_name_with_quotes_stays_in_its_field(tmp_path: Path):
     figures = metrics.Metrics(tmp_path / "metrics")
     log = access_log.AccessLog(str(tmp_path / "log"), 0, figures)
-    visit = visits.Visit('a"},\\', True, "ipv6:%5B::1%5D:5", 3, 1.0, principal='eve"\n{"code":"OK"}')
+    visit = visits.Visit('a"},\\', True, "ipv6:%5B::1%5D:5", 3, 1.0)
+    visit.principal = 'eve"\n{"code":"OK"}'
     log.add("m", visit, 0, 0.1, b"", b"")
     log.close()
     (line,) = lines(tmp_path / "log")
