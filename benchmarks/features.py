@@ -16,8 +16,9 @@ from services import tokens
 from services.models import Stored
 
 DRIFT_EXAMPLES = 500
-FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe")
-"""What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port."""
+FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe", "paths")
+"""What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port, and
+the choice of the fastest exact path; without the last the model runs eager."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES,
             "traces": {"otlp_endpoint": collector},
             "abstention": {"abstain_below": 0.5},
             "probe": {"probe_port": 0},
+            "paths": {"paths": "exact"},
         }
+        flags = {"paths": "eager", **flags}
         for feature in features:
             flags |= ways.get(feature, {})
         with serving(Serve(port=0, metrics_port=0, threads=1, **flags), [stored]) as running:
