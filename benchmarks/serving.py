@@ -6,11 +6,12 @@
 
 With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift, abstains, answers
 probes and runs the model by the path that it finds fastest, as it does unless told otherwise; with --features it does
-what is named; the floor does none of it. Both are sent the same calls, the token included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N
-clients are N connections. Both servers are started three times, since two starts of the same code differ by some
-percent, and within each pair they are loaded one after the other, in alternating order. A ratio's interval is a
-bootstrap over the pairs of all starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one
-named after the features. CPU time is the server's, beside which Ray's own processes count for the endpoint.
+what is named; the floor does none of it. Both are sent the same calls, the token included. The model is the
+classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N clients are N connections.
+Both servers are started three times, since two starts of the same code differ by some percent, and within each pair
+they are loaded one after the other, in alternating order. A ratio's interval is a bootstrap over the pairs of all
+starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one named after the features. CPU time
+is the server's, beside which Ray's own processes count for the endpoint.
 """
 
 import argparse
@@ -130,7 +131,7 @@ def _floor(folder: Path) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def _endpoint(stored: Stored, scratch: Path, features: Collection[str]) -> Iterator[Called]:
-    """Runs the endpoint as a user gets it, with some features on, and without `paths` the model as the floor runs it."""
+    """Runs the endpoint as a user gets it, with some features on; without `paths`, the model as the floor runs it."""
     model = watched(stored) if "drift" in features else stored
     with featured(model, scratch, features) as called:
         yield called
