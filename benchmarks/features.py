@@ -17,8 +17,8 @@ from services.models import Stored
 
 DRIFT_EXAMPLES = 500
 FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe", "paths")
-"""What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port, the
-choice of the fastest exact path; without the last the model runs eager."""
+"""What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port,
+and the choice of the fastest exact path; without the last the model runs eager."""
 
 
 @dataclass(frozen=True)
