@@ -72,10 +72,11 @@ class AccessLog:
         if self._queued_bytes - self._taken_bytes > MOST_BYTES:
             self._refused_count += 1
             return
-        kept = self._payload_bytes
-        payloads = (request[:kept], reply[:kept]) if kept else ()
+        kept, payloads = self._payload_bytes, ()
+        if kept:
+            payloads = (request[:kept], reply[:kept])
         self._queued_count += 1
-        self._queued_bytes += _held_bytes(payloads)
+        self._queued_bytes += _held_bytes(payloads) if payloads else CALL_BYTES
         self._ended.append((method, visit, code, seconds, len(reply), payloads))
         if not kept and len(self._ended) >= ROW:
             self._rows.append([_line(*call) for call in self._take()])
@@ -105,10 +106,15 @@ class AccessLog:
         self._sink.follow()
         row_count, last = len(self._rows), self._take()
         for _ in range(row_count):
-            for line in self._rows.popleft():
-                self._write(line, ())
+            row = self._rows.popleft()
+            for line in row:
+                self._sink.write(line)
+            self._taken_count += len(row)
+            self._taken_bytes += len(row) * CALL_BYTES
         for number, call in enumerate(last, 1):
-            self._write(_line(*call), call[-1])
+            self._sink.write(_line(*call))
+            self._taken_count += 1
+            self._taken_bytes += _held_bytes(call[-1])
             if number % ROW == 0 and not self._ending.is_set():
                 time.sleep(BREATH_S)
         self._sink.finish()
@@ -116,11 +122,6 @@ class AccessLog:
         if dropped_count > self._told_count:
             self._dropped.add(dropped_count - self._told_count)
             self._told_count = dropped_count
-
-    def _write(self, line: bytes, payloads: tuple[bytes, ...]) -> None:
-        self._sink.write(line)
-        self._taken_count += 1
-        self._taken_bytes += _held_bytes(payloads)
 
 
 class _Sink:

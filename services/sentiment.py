@@ -30,8 +30,10 @@ def encode(request: pb.AnalyzeRequest, prediction: Prediction, result: pb.Analyz
     """Writes all labels, best first, and whether the best is too unsure."""
     if prediction.labels[0][1] < request.min_confidence:
         result.abstained = True
+    add = result.labels.add
     for label, score in prediction.labels:
-        result.labels.add(label=label, score=score)
+        one = add()  # setting fields takes half the time of naming them here
+        one.label, one.score = label, score
 
 
 def blame(text: str, error: Exception) -> tuple[str, Reason]:

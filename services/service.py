@@ -72,6 +72,7 @@ class Service:
         """
         response: Any = self.response()
         codes: dict[int, int] = {}
+        abstained, may_abstain = 0, self.abstains and request.min_confidence > 0
         items = getattr(request, self.items)
         for index, prediction in enumerate(predictions):
             result = response.results.add()
@@ -83,9 +84,7 @@ class Service:
                 result.status.SetInParent()
                 self.encode(request, prediction, result)
                 codes[0] = codes.get(0, 0) + 1
-        abstained = 0
-        if self.abstains and request.min_confidence:
-            abstained = sum(result.abstained for result in response.results)
+                abstained += may_abstain and result.abstained
         return response.SerializeToString(), codes, abstained
 
     def _decode_item(self, item: Any, index: int) -> Any:
