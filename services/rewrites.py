@@ -39,10 +39,41 @@ class Packed(nn.Linear):
         )
 
 
+class PackedConvolution(nn.Conv2d):
+    """A 2d convolution of float32 with the ReLU after it, if any, whose weights lie as oneDNN wants them.
+
+    Its output keeps a pixel's channels together. On a CPU only.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, rectifies: bool) -> None:
+        """Packs the weights of a layer, and has it rectify what it answers or not."""
+        form = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        sizes = (convolution.in_channels, convolution.out_channels, convolution.kernel_size)
+        has_bias = convolution.bias is not None
+        super().__init__(*sizes, *form, bias=has_bias, device="meta")  # type: ignore[arg-type]
+        self.weight, self.bias = convolution.weight, convolution.bias  # for those who read them
+        self._rectifies = rectifies
+        stride, padding, dilation, groups = form
+        self._form = (padding, stride, dilation, groups, "relu" if rectifies else "none", [], "")
+        plain = convolution.weight.detach().to_mkldnn()
+        self._packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(plain, padding, stride, dilation, groups)
+        self._packed_bias = None if convolution.bias is None else convolution.bias.detach()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Computes the layer; the plain way where the other takes no such input."""
+        if input.dim() != 4 or input.dtype != torch.float32 or not input.numel():
+            output = super().forward(input)
+            return output.relu() if self._rectifies else output
+        return torch.ops.mkldnn._convolution_pointwise(input, self._packed, self._packed_bias, *self._form)
+
+
 def packed(network: nn.Module) -> nn.Module | None:
-    """Folds each batch norm into the convolution before it and packs linear layers; None when there are neither."""
+    """Folds batch norms into the convolutions before them, packs these with ReLUs after them, and linear layers.
+
+    None when there are none of these.
+    """
     twin = _twin(network)
-    return twin if _fold(twin) + _pack(twin, torch.float32) else None
+    return twin if _fold(twin) + _pack(twin, torch.float32) + _pack_convolutions(twin) else None
 
 
 def channels_last(network: nn.Module) -> nn.Module | None:
@@ -119,6 +150,42 @@ def _pack(twin: nn.Module, dtype: torch.dtype) -> int:
                 setattr(parent, name, Packed(child, dtype))
                 count += 1
     return count
+
+
+def _pack_convolutions(twin: nn.Module) -> int:
+    """Packs 2d convolutions of float32 on a CPU, with the ReLUs that follow them in a Sequential; returns how many."""
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    count = 0
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if _is_packable(child):
+                after = _rectifier(parent, name) if isinstance(parent, nn.Sequential) else None
+                setattr(parent, name, PackedConvolution(child, after is not None))  # type: ignore[arg-type]
+                if after is not None:
+                    setattr(parent, after, nn.Identity())
+                count += 1
+    return count
+
+
+def _is_packable(module: nn.Module) -> bool:
+    if type(module) is not nn.Conv2d or _is_watched(module) or isinstance(module.padding, str):
+        return False
+    return (
+        module.padding_mode == "zeros" and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+    )
+
+
+def _rectifier(parent: nn.Sequential, name: str) -> str | None:
+    """Finds the ReLU that does nothing but follow a layer, if there is one."""
+    names = list(parent._modules)
+    for after in names[names.index(name) + 1 :]:
+        module = parent._modules[after]
+        if module is None or _is_watched(module) or type(module) not in (nn.Identity, nn.ReLU):
+            return None
+        if type(module) is nn.ReLU:
+            return after
+    return None
 
 
 def _narrow(module: Any) -> None:

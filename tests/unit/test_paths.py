@@ -155,6 +155,28 @@ def test_batch_norms_are_folded_and_tensors_shared():
     assert twin.get_buffer("mean") is network.mean
 
 
+def test_packed_convolutions_answer_as_plain_ones_do_whatever_form_their_input_has():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, bias=False),
+        nn.Identity(),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        nn.Dropout(),
+        nn.ReLU(),
+        nn.Conv2d(6, 2, 3, padding="same"),
+        nn.ReLU(),
+    ).eval()
+    twin = rewrites.packed(plain)
+    assert twin is not None
+    kinds = [type(module) for module in twin]
+    assert kinds.count(rewrites.PackedConvolution) == 2 and kinds.count(nn.ReLU) == 2
+    image_BCHW = torch.randn(2, 3, 9, 9)
+    with torch.inference_mode():
+        for one in (image_BCHW, image_BCHW[0], image_BCHW[:0], image_BCHW.to(memory_format=torch.channels_last)):
+            torch.testing.assert_close(twin(one), plain(one))
+
+
 def test_a_batch_norm_that_a_hook_watches_stays():
     def brighten(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output + 1
