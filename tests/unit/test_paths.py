@@ -169,7 +169,7 @@ def test_packed_convolutions_answer_as_plain_ones_do_whatever_form_their_input_h
     ).eval()
     twin = rewrites.packed(plain)
     assert twin is not None
-    kinds = [type(module) for module in twin]
+    kinds = [type(module) for module in twin.children()]
     assert kinds.count(rewrites.PackedConvolution) == 2 and kinds.count(nn.ReLU) == 2
     image_BCHW = torch.randn(2, 3, 9, 9)
     with torch.inference_mode():
