@@ -40,31 +40,32 @@ class Packed(nn.Linear):
 
 
 class PackedConvolution(nn.Conv2d):
-    """A 2d convolution of float32 with the ReLU after it, if any, whose weights lie as oneDNN wants them.
+    """A 2d convolution with the ReLU after it, if any, whose weights lie as oneDNN wants them.
 
     Its output keeps a pixel's channels together. On a CPU only.
     """
 
-    def __init__(self, convolution: nn.Conv2d, rectifies: bool) -> None:
-        """Packs the weights of a layer, and has it rectify what it answers or not."""
+    def __init__(self, convolution: nn.Conv2d, rectifies: bool, dtype: torch.dtype) -> None:
+        """Packs the weights of a layer as dtype, in which it will then compute and answer, rectified or not."""
         form = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
         sizes = (convolution.in_channels, convolution.out_channels, convolution.kernel_size)
         has_bias = convolution.bias is not None
         super().__init__(*sizes, *form, bias=has_bias, device="meta")  # type: ignore[arg-type]
         self.weight, self.bias = convolution.weight, convolution.bias  # for those who read them
-        self._rectifies = rectifies
+        self._rectifies, self._dtype = rectifies, dtype
         stride, padding, dilation, groups = form
         self._form = (padding, stride, dilation, groups, "relu" if rectifies else "none", [], "")
-        plain = convolution.weight.detach().to_mkldnn()
+        plain = convolution.weight.detach().to(dtype).contiguous().to_mkldnn()
         self._packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(plain, padding, stride, dilation, groups)
-        self._packed_bias = None if convolution.bias is None else convolution.bias.detach()
+        self._packed_bias = None if convolution.bias is None else convolution.bias.detach().to(dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """Computes the layer; the plain way where the other takes no such input."""
-        if input.dim() != 4 or input.dtype != torch.float32 or not input.numel():
-            output = super().forward(input)
+        if input.dim() != 4 or not input.numel():
+            output = super().forward(input.to(self.weight.dtype))
             return output.relu() if self._rectifies else output
-        return torch.ops.mkldnn._convolution_pointwise(input, self._packed, self._packed_bias, *self._form)
+        packed = self._packed, self._packed_bias
+        return torch.ops.mkldnn._convolution_pointwise(input.to(self._dtype), *packed, *self._form)
 
 
 def packed(network: nn.Module) -> nn.Module | None:
@@ -73,7 +74,8 @@ def packed(network: nn.Module) -> nn.Module | None:
     None when there are none of these.
     """
     twin = _twin(network)
-    return twin if _fold(twin) + _pack(twin, torch.float32) + _pack_convolutions(twin) else None
+    count = _fold(twin) + _pack(twin, torch.float32) + _pack_convolutions(twin, torch.float32)
+    return twin if count else None
 
 
 def channels_last(network: nn.Module) -> nn.Module | None:
@@ -90,12 +92,12 @@ def channels_last(network: nn.Module) -> nn.Module | None:
 
 
 def bfloat16(network: nn.Module) -> nn.Module | None:
-    """Does what `channels_last` does and multiplies in bfloat16, which keeps 8 bits of 24; answers stay float32.
+    """Does what the others do and multiplies in bfloat16, which keeps 8 bits of 24; answers stay float32.
 
     None when there are neither linear layers nor convolutions.
     """
     twin = channels_last(network) or _twin(network)
-    count = _pack(twin, torch.bfloat16)
+    count = _pack(twin, torch.bfloat16) + _pack_convolutions(twin, torch.bfloat16)
     for module in twin.modules():
         plain = type(module) is nn.Linear or type(module) in CONVOLUTIONS
         if plain and module.weight.dtype == torch.float32:  # type: ignore[union-attr]
@@ -152,8 +154,8 @@ def _pack(twin: nn.Module, dtype: torch.dtype) -> int:
     return count
 
 
-def _pack_convolutions(twin: nn.Module) -> int:
-    """Packs 2d convolutions of float32 on a CPU, with the ReLUs that follow them in a Sequential; returns how many."""
+def _pack_convolutions(twin: nn.Module, dtype: torch.dtype) -> int:
+    """Packs 2d convolutions of float32 on a CPU as dtype, with ReLUs that follow in a Sequential; returns how many."""
     if not torch.backends.mkldnn.is_available():
         return 0
     count = 0
@@ -161,7 +163,7 @@ def _pack_convolutions(twin: nn.Module) -> int:
         for name, child in list(parent.named_children()):
             if _is_packable(child):
                 after = _rectifier(parent, name) if isinstance(parent, nn.Sequential) else None
-                setattr(parent, name, PackedConvolution(child, after is not None))  # type: ignore[arg-type]
+                setattr(parent, name, PackedConvolution(child, after is not None, dtype))  # type: ignore[arg-type]
                 if after is not None:
                     setattr(parent, after, nn.Identity())
                 count += 1
