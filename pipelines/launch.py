@@ -22,9 +22,10 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
-"""Ray's own settings where we start it: silent beside the progress bar, soon aware of what is lost, and workers at a
-program's usual priority."""
+"""Ray's own settings where we start it: silent beside the progress bar, soon aware of what is lost, workers at a
+program's usual priority, and none that are started before it is known what for, one for each processor."""
 SHORT_WAIT_SECONDS = "8"
 """How long an elastic run waits for the room that Ray counted on, before it counts again."""
 
