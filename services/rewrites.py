@@ -139,34 +139,35 @@ def _fold(twin: nn.Module) -> int:
     return count
 
 
+def _places(twin: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Lists modules with their parents and names, so that they can be replaced; none where there is no oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        return []
+    return [(parent, name, child) for parent in twin.modules() for name, child in parent.named_children()]
+
+
 def _pack(twin: nn.Module, dtype: torch.dtype) -> int:
     """Packs linear layers of float32 on a CPU, packed ones anew when dtype is another; returns how many."""
-    if not torch.backends.mkldnn.is_available():
-        return 0
     count = 0
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, nn.Linear) or type(child) not in (nn.Linear, Packed) or _is_watched(child):
-                continue
-            if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
-                setattr(parent, name, Packed(child, dtype))
-                count += 1
+    for parent, name, child in _places(twin):
+        if not isinstance(child, nn.Linear) or type(child) not in (nn.Linear, Packed) or _is_watched(child):
+            continue
+        if child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
+            setattr(parent, name, Packed(child, dtype))
+            count += 1
     return count
 
 
 def _pack_convolutions(twin: nn.Module, dtype: torch.dtype) -> int:
     """Packs 2d convolutions of float32 on a CPU as dtype, with ReLUs that follow in a Sequential; returns how many."""
-    if not torch.backends.mkldnn.is_available():
-        return 0
     count = 0
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if _is_packable(child):
-                after = _rectifier(parent, name) if isinstance(parent, nn.Sequential) else None
-                setattr(parent, name, PackedConvolution(child, after is not None, dtype))  # type: ignore[arg-type]
-                if after is not None:
-                    setattr(parent, after, nn.Identity())
-                count += 1
+    for parent, name, child in _places(twin):
+        if _is_packable(child):
+            after = _rectifier(parent, name) if isinstance(parent, nn.Sequential) else None
+            setattr(parent, name, PackedConvolution(child, after is not None, dtype))  # type: ignore[arg-type]
+            if after is not None:
+                setattr(parent, after, nn.Identity())
+            count += 1
     return count
 
 
