@@ -102,7 +102,8 @@ def ways(word: str, tolerance: float) -> tuple[Way, ...]:
         return ()
     from services import rewrites
 
-    exact = (Way("packed", rewrites.packed, ROUNDING), Way("channels-last", rewrites.channels_last, ROUNDING))
+    names = ("torchscript", "packed", "channels-last")
+    exact = tuple(Way(name, rewrites.REWRITES[name], ROUNDING) for name in names)
     return (*exact, Way("bfloat16", rewrites.bfloat16, tolerance)) if word == "fast" else exact
 
 

@@ -5,7 +5,9 @@ network it is given.
 """
 
 import copy
+import io
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +109,32 @@ def bfloat16(network: nn.Module) -> nn.Module | None:
     return twin if count else None
 
 
+def scripted(network: nn.Module) -> nn.Module | None:
+    """Compiles the network with TorchScript, its branches and loops included, with its weights laid out for oneDNN.
+
+    A compiled network is one call, in which Python's lock is free from its first operator to its last: an eager one
+    waits for the lock after each. Its modules stay, for those who read them. None unless all of it is on a CPU, since
+    a GPU's fusers would compile in the middle of a call. Raises RuntimeError or OSError for Python that TorchScript
+    does not know.
+
+    What is frozen stays in memory, weights and all, as long as the unit that it was compiled in: Python's own unit
+    never ends, one that is read from bytes ends with its network.
+    """
+    if any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers())):
+        return None
+    twin = _twin(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its deprecation, and of modules that were initialised in unusual ways
+        kept = io.BytesIO()
+        torch.jit.save(torch.jit.script(twin), kept)
+        kept.seek(0)
+        compiled = torch.jit.optimize_for_inference(torch.jit.load(kept).eval())
+    twin.forward = compiled.forward
+    return twin
+
+
 REWRITES: dict[str, Callable[[nn.Module], nn.Module | None]] = {
+    "torchscript": scripted,
     "packed": packed,
     "channels-last": channels_last,
     "bfloat16": bfloat16,

@@ -28,7 +28,7 @@ class Scratch(nn.Module):
     def forward(self, tokens_BT: Tensor, grams_G: Tensor, starts_B: Tensor) -> Tensor:
         """Gives logits [B, C]."""
         kept_G = F.dropout(torch.ones_like(grams_G, dtype=self.ngrams.dtype), self.dropout, self.training)
-        counts_B = torch.diff(starts_B, append=starts_B.new_tensor([len(grams_G)]))
+        counts_B = torch.diff(starts_B, append=starts_B.new_full((1,), len(grams_G)))
         scale_B1 = counts_B.clamp(min=1).to(kept_G.dtype).rsqrt()[:, None]
         linear_BC = F.embedding_bag(grams_G, self.ngrams, starts_B, mode="sum", per_sample_weights=kept_G) * scale_B1
         return linear_BC + self.head(F.dropout(self._pool(tokens_BT), self.dropout, self.training))
