@@ -32,8 +32,6 @@ _sent: ContextVar[Any] = ContextVar("sent", default=None)
 """The metadata of the call that this task answers, as gRPC read it to find the RPC; asked again, it would read anew."""
 
 _NOTHING: Metadata = {}
-SHOWN_S = 0.05
-"""After so long a call that has come in is seen among those in flight."""
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -194,7 +192,10 @@ def _with_details(refusal: status_pb2.Status, context: Context) -> tuple[tuple[s
 
 
 class Figures:
-    """The metrics of one RPC, opened once; calls are counted together, once their replies are on their way."""
+    """The metrics of one RPC, opened once.
+
+    What a turn of the loop brings is written at its end, once replies are on their way: a replica may die.
+    """
 
     def __init__(self, service: str, method: str, figures: metrics.Metrics) -> None:
         """Opens every metric of the table, so that all are present from the start."""
@@ -204,7 +205,7 @@ class Figures:
         self._codes: dict[int, int] = {}
         self._seconds: list[float] = []
         self._in_flight_count = 0
-        self._is_due = self._is_shown_soon = False
+        self._is_due = False
         self.items: dict[int, int] = {}
         """Items of answered calls that are still to be counted, by their code."""
         self._opened: dict[tuple[str, int], metrics.Value] = {}
@@ -216,33 +217,30 @@ class Figures:
     def begin(self) -> None:
         """Notes that a call has come in."""
         self._in_flight_count += 1
-        if not self._is_shown_soon:
-            self._is_shown_soon = True
-            self._loop.call_later(SHOWN_S, self._show)
+        self._write_soon()
 
     def end(self, code: int, seconds: float) -> None:
-        """Notes that a call has ended; what ends in a turn of the loop is written at its end: a replica may die."""
+        """Notes that a call has ended."""
         self._in_flight_count -= 1
         self._codes[code] = self._codes.get(code, 0) + 1
         self._seconds.append(seconds)
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._write)
+        self._write_soon()
 
     def add_items(self, codes: dict[int, int]) -> None:
         """Notes the items of an answered call, by their code."""
         for code, count in codes.items():
             self.items[code] = self.items.get(code, 0) + count
 
-    def _show(self) -> None:
-        """Writes how many calls are being worked on, which for a call that goes on says nothing else."""
-        self._is_shown_soon = False
-        if self._figures.is_open:
-            self._in_flight.set(self._in_flight_count)
+    def _write_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._write)
 
     def _write(self) -> None:
         self._is_due = False
         self._in_flight.set(self._in_flight_count)
+        if not self._seconds:
+            return
         codes, seconds, items = self._codes, self._seconds, self.items
         self._codes, self._seconds, self.items = {}, [], {}
         for code, count in codes.items():

@@ -192,7 +192,6 @@ class Metrics:
             self._alive = graves.mark_alive(folder)
             kinds = {metric.kind for metric in (*TABLE, *DRIFT, CERTIFICATE_END)}
             self._files = {kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in kinds}
-        self.is_open = True
         self.value(ACCESS_LOG_DROPPED)  # there from the start, like the others
 
     def value(self, metric: Metric, *labels: str) -> Value:
@@ -212,7 +211,6 @@ class Metrics:
 
     def close(self) -> None:
         """Takes this process's gauges away; its counts stay."""
-        self.is_open = False
         for file in self._files.values():
             file.close()
         self._files.clear()

@@ -15,7 +15,6 @@ from services.oip import open_inference_pb2 as pb
 
 HOLDERS = {"UINT8": "uint_contents", "BYTES": "bytes_contents", "INT64": "int64_contents"}
 WIDTHS = {"UINT8": 1, "INT64": 8}
-SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
 class TensorOracle:
@@ -101,7 +100,7 @@ def _outputs(request: Any, schema: Any) -> set[Refusal]:
             continue
         if asked.name in names[:at]:
             broken.add(invalid(f"{place}.name", "DUPLICATE_NAME"))
-        if any(name in asked.parameters for name in SHARED_MEMORY):
+        if _lies_in_shared_memory(asked):
             broken.add(invalid(f"{place}.parameters[shared_memory_region]", "INVALID_VALUE"))
         if "classification" in asked.parameters:
             field = f"{place}.parameters[classification]"
@@ -112,13 +111,17 @@ def _outputs(request: Any, schema: Any) -> set[Refusal]:
     return broken
 
 
+def _lies_in_shared_memory(tensor: Any) -> bool:
+    return any(name.startswith("shared_memory_") for name in tensor.parameters)
+
+
 def _tensor(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
     """Judges one input, and reads its elements when nothing is wrong with it."""
     given, place, allowed = request.inputs[at], f"inputs[{at}]", told["shape"]
     shape, broken = list(given.shape), set[Refusal]()
     if given.datatype != told["datatype"]:
         broken.add(invalid(f"{place}.datatype", "WRONG_TYPE"))
-    if any(name in given.parameters for name in SHARED_MEMORY):
+    if _lies_in_shared_memory(given):
         broken.add(invalid(f"{place}.parameters[shared_memory_region]", "INVALID_VALUE"))
     if len(shape) != len(allowed):
         return broken | {invalid(f"{place}.shape", "WRONG_SHAPE")}

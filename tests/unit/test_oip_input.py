@@ -123,6 +123,11 @@ def set_shape(*shape: int) -> Change:
             "inputs[0].parameters[shared_memory_region]",
             "shared memory",
         ),
+        (
+            lambda r: setattr(r.inputs[0].parameters["shared_memory_offsets"], "int64_param", 8),
+            "inputs[0].parameters[shared_memory_region]",
+            "shared memory",
+        ),
         (lambda r: r.outputs.add(name="boxes"), "outputs[0].name", "this model gives label, scores"),
         (lambda r: [r.outputs.add(name="label") for _ in range(2)], "outputs[1].name", "for the second time"),
         (
