@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from services.memory import ENVIRONMENT
+from services import memory, transport
 
 SIDE = 28
 TASKS = ("classifier", "sentiment", "recommender")
@@ -44,7 +44,8 @@ class Target:
 def running(**settings: Any) -> Iterator[Target]:
     """Runs a server with these settings, and kills it at the end."""
     command = [sys.executable, "-m", "benchmarks.target", json.dumps(settings)]
-    with subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | memory.ENVIRONMENT | transport.ENVIRONMENT
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield Target(**json.loads(process.stdout.readline()))

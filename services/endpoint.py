@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import serve
 
-from services import memory, models
+from services import memory, models, transport
 from services.apart import Apart
 from services.follower import Follower
 from services.options import Options
@@ -87,10 +87,11 @@ def application(
     An update starts the new replica before it stops the old one; a model that cannot be loaded fails at once.
     """
     light = hardware.is_light({one.service for one in stored})
+    environment = ONE_LOOP | memory.ENVIRONMENT | transport.ENVIRONMENT
     deployment = serve.deployment(
         name="endpoint",
         **_number(hardware.scaling),
-        ray_actor_options={**hardware.actor(light), "runtime_env": {"env_vars": ONE_LOOP | memory.ENVIRONMENT}},
+        ray_actor_options={**hardware.actor(light), "runtime_env": {"env_vars": environment}},
         max_surge_percent=100,
         max_constructor_retry_count=1,
         health_check_period_s=2,

@@ -1,9 +1,14 @@
 """What gRPC itself is told: the port that replicas share, caps on what a connection may ask for, keepalive, and age."""
 
+import os
 import resource
 
 from services.options import Options
 
+ENVIRONMENT = {"GRPC_VERBOSITY": os.environ.get("GRPC_VERBOSITY", "NONE")}
+"""Has gRPC's core write no log unless the environment says so: it has a line for every call with a compression that is
+off, as many as callers like. What matters comes as an exception or a status. Holds for a process that is started with
+it."""
 MOST_STREAMS = 256
 """Calls that one connection may have in flight; a client keeps the next ones until others have ended."""
 MOST_METADATA_BYTES = 16 * 1024

@@ -30,3 +30,12 @@ def test_an_attack_is_survived_and_leaves_nothing_behind(target: Target, assault
     after = recovered(target.pid, before)
     assert after.rss_mb - before.rss_mb < MOST_GROWTH_MB
     assert max(after.descriptors - before.descriptors, after.threads - before.threads) <= MOST_LEFT
+
+
+def test_an_attacker_cannot_fill_the_log(capfd: pytest.CaptureFixture[str]):
+    bombs = next(assault for assault in assaults(0.2) if assault.name == "gzip bombs")
+    with running(models=["classifier"]) as server:
+        capfd.readouterr()
+        sent, _ = bombs.run(server.address, 1.0, threading.Event())
+    assert sent > 0
+    assert capfd.readouterr().err == ""
