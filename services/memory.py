@@ -10,8 +10,8 @@ from pathlib import Path
 
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "MALLOC_ARENA_MAX": "2"}
 """Has oneDNN keep the kernels of so many layers and shapes instead of 1,024: batches and texts of all lengths fill them
-in half an hour with some 50 MB. Has glibc make two heaps instead of eight for each core: gRPC's threads fill theirs
-with holes, 80 MB after minutes and more every hour. Holds for a process that is started with it."""
+in half an hour with some 50 MB. Has glibc make two heaps instead of eight for each core: threads fill theirs with
+holes, 50 to 80 MB after minutes. Holds for a process that is started with it."""
 LOOK_S = 5.0
 """Seconds between two looks."""
 GROWTH_BYTES = 16 << 20
