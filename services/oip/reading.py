@@ -81,10 +81,15 @@ def _known(given: Any, at: int, schema: Schema) -> Tensor:
     if given.datatype != tensor.datatype:
         problem = f"is {shortened(given.datatype)}; {tensor.name} is of {tensor.datatype}"
         raise BadInput(f"inputs[{at}].datatype", problem, Reason.WRONG_TYPE)
-    if given.parameters and any(name.startswith("shared_memory_") for name in given.parameters):
-        problem = "names shared memory, which this server has not"
-        raise BadInput(f"inputs[{at}].parameters[{SHARED_MEMORY}]", problem, Reason.INVALID_VALUE)
+    check_place(given, f"inputs[{at}]")
     return tensor
+
+
+def check_place(tensor: Any, path: str) -> None:
+    """Raises BadInput for an input or output that lies, by its parameters, in shared memory."""
+    if tensor.parameters and any(name.startswith("shared_memory_") for name in tensor.parameters):
+        problem = "names shared memory, which this server has not"
+        raise BadInput(f"{path}.parameters[{SHARED_MEMORY}]", problem, Reason.INVALID_VALUE)
 
 
 def _check_names(tensors: list[Tensor], schema: Schema) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.schema import BYTES, DATATYPES, FLOATS, Array, Arrays, Schema, Tensor
 from services.errors import BadInput
 from services.oip import open_inference_pb2 as pb
-from services.oip.reading import FIELDS, shortened
+from services.oip.reading import FIELDS, check_place, shortened
 from services.reasons import Reason
 
 CLASSIFICATION = "classification"
@@ -37,6 +37,7 @@ def wanted(request: pb.ModelInferRequest, schema: Schema) -> list[Wanted]:
             raise BadInput(f"outputs[{at}].name", problem, Reason.UNKNOWN_NAME)
         if asked.name in found:
             raise BadInput(f"outputs[{at}].name", f"is {asked.name!r} for the second time", Reason.DUPLICATE_NAME)
+        check_place(asked, f"outputs[{at}]")
         found[asked.name] = Wanted(tensor, _best_count(asked, tensor, f"outputs[{at}].parameters[{CLASSIFICATION}]"))
     return list(found.values())
 
@@ -69,10 +70,6 @@ def response(reply: pb.ModelInferResponse, outputs: list[Wanted], arrays: Arrays
 
 def _best_count(asked: Any, tensor: Tensor, field: str) -> int:
     """Reads how many of the best scores are asked for; 0 when all are."""
-    for name in asked.parameters:
-        if name.startswith("shared_memory_"):
-            place = field.replace(CLASSIFICATION, "shared_memory_region")
-            raise BadInput(place, "names shared memory, which this server has not")
     if CLASSIFICATION not in asked.parameters:
         return 0
     count = asked.parameters[CLASSIFICATION].int64_param
