@@ -5,7 +5,7 @@ from pathlib import Path
 
 from grpc import aio
 
-from services import health, metrics, reflection, scaling, security, transport
+from services import health, metrics, operations, reflection, scaling, security, transport
 from services.door import Doors, Keepers
 from services.expiry import Expiry
 from services.exposition import MetricsServer
@@ -39,6 +39,7 @@ class Server:
         self._keepers = keepers = Keepers.of(options, self._figures, self._security.guard)
         self._rpcs = [Rpc(one.service, self.slots[one.name], options, keepers) for one in models if one.service]
         self._open_inference = inference.OpenInference(self.slots, options, keepers)
+        operations.free_abandoned()
         self._server = aio.server(options=transport.arguments(options))
         self._register()
         self._probe: Probe | None = None

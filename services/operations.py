@@ -1,0 +1,97 @@
+"""Has gRPC free what it keeps for a call that was given up, which grpc.aio 1.85 never does (grpc/grpc#43360).
+
+grpc.aio frees a batch of operations, and the request or reply in it, when the coroutine that awaits the batch goes on.
+One that was cancelled never goes on, and one whose batch has failed goes on elsewhere. So a caller who gives up while
+his request is read, or just before the reply is sent, costs the server that request or reply for good: 4 MB, if it is
+that long. Here a batch is seen to its end by a coroutine of its own, which nobody cancels.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc
+
+log = logging.getLogger(__name__)
+
+LEAKING = "1.85."
+"""What the versions of gRPC begin with for which this is needed, and known to work."""
+
+
+class Batch:
+    """A batch of operations; to gRPC's coroutine it is the loop and the future that the coroutine awaits."""
+
+    __slots__ = ("_awaited", "_coroutine", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepares; start() hands the batch to gRPC."""
+        self._loop = loop
+        self._awaited = loop.create_future()
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+        """Runs gRPC's coroutine until it waits; gives the future of the batch's end, which may be cancelled.
+
+        Raises what gRPC raises for operations that it does not take.
+        """
+        self._coroutine = coroutine
+        coroutine.send(None)
+        return self._awaited
+
+    def create_future(self) -> "Batch":
+        """Gives what the coroutine awaits; part of a loop."""
+        return self
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        """Hears from gRPC, on the thread of any loop that reads its events; part of a loop."""
+        if asyncio._get_running_loop() is self._loop:
+            callback(*args)
+        else:
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def cancelled(self) -> bool:
+        """Says that the batch's end is waited for, always; part of a future."""
+        return False
+
+    def __await__(self) -> Any:
+        """Waits for the end, and never raises; part of a future."""
+        yield
+
+    def set_result(self, result: None) -> None:
+        """Ends the batch; part of a future."""
+        self._free()
+        if not self._awaited.cancelled():
+            self._awaited.set_result(result)
+
+    def set_exception(self, problem: Exception) -> None:
+        """Ends a batch that has failed; part of a future."""
+        self._free()
+        if not self._awaited.cancelled():
+            self._awaited.set_exception(problem)
+
+    def _free(self) -> None:
+        """Lets the coroutine come to its end, where it reads what was received and frees everything."""
+        assert self._coroutine is not None
+        try:
+            self._coroutine.send(None)
+        except StopIteration:
+            self._coroutine = None
+
+
+def free_abandoned() -> None:
+    """Sees to it for all of this process; does nothing for a gRPC that is not known to need it."""
+    if not grpc.__version__.startswith(LEAKING):
+        log.debug("gRPC %s is taken to free its operations itself", grpc.__version__)
+    elif cygrpc.execute_batch is _ORIGINAL:
+        cygrpc.execute_batch = _execute_batch
+
+
+_ORIGINAL = cygrpc.execute_batch
+
+
+def _execute_batch(call: Any, operations: tuple[Any, ...], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
+    """Does what gRPC's own function does."""
+    batch = Batch(loop)
+    return batch.start(_ORIGINAL(call, operations, batch))
