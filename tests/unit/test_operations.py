@@ -1,0 +1,64 @@
+"""Callers who give up cost a server nothing for good."""
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from pathlib import Path
+
+import endpoints
+import grpc
+import pytest
+
+from eagerly.v1 import sentiment_pb2
+
+CALLS, MOST_BYTES = 600, 200
+
+
+class Heap(ctypes.Structure):
+    """What glibc says of its heaps."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "free", "fast", "maps", "mapped", "most", "fast_free", "used", "unused", "top")
+    )
+
+
+def used_bytes() -> int:
+    gc.collect()
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Heap
+    heap = mallinfo()
+    return heap.used + heap.mapped
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc says what is in use")
+def test_replies_to_callers_who_have_just_given_up_are_freed(tmp_path: Path):
+    model = endpoints.Gate()
+    request = sentiment_pb2.AnalyzeRequest(texts=["text"]).SerializeToString()
+
+    def give_up(count: int) -> None:
+        """Gives calls up while the server's loop is busy and the model has an answer."""
+        for _ in range(count):
+            model.open.clear()
+            model.computing.clear()
+            call = analyze.future(request, timeout=10)
+            assert model.computing.wait(10)
+            freed = threading.Event()
+            running.loop.call_soon_threadsafe(freed.wait, 10)
+            call.cancel()
+            model.open.set()
+            time.sleep(0.004)
+            freed.set()
+        model.seen.clear()
+
+    with (
+        endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        analyze = channel.unary_unary("/eagerly.v1.Sentiment/Analyze")
+        give_up(100)
+        before = used_bytes()
+        give_up(CALLS)
+        assert used_bytes() - before < CALLS * MOST_BYTES
