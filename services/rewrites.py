@@ -110,9 +110,10 @@ def bfloat16(network: nn.Module) -> nn.Module | None:
 
 
 def scripted(network: nn.Module) -> nn.Module | None:
-    """Compiles the network with TorchScript, its branches and loops included, with its weights laid out for oneDNN.
+    """Compiles the network with TorchScript, its branches and loops included.
 
-    A compiled network is one call, in which Python's lock is free from its first operator to its last: an eager one
+    Twice: with weights as they lie for a row alone, and laid out for oneDNN for batches, which a row does not repay. A
+    compiled network is one call, in which Python's lock is free from its first operator to its last: an eager one
     waits for the lock after each. Its modules stay, for those who read them. None unless all of it is on a CPU, since
     a GPU's fusers would compile in the middle of a call. Raises RuntimeError or OSError for Python that TorchScript
     does not know.
@@ -127,10 +128,22 @@ def scripted(network: nn.Module) -> nn.Module | None:
         warnings.simplefilter("ignore")  # of its deprecation, and of modules that were initialised in unusual ways
         kept = io.BytesIO()
         torch.jit.save(torch.jit.script(twin), kept)
-        kept.seek(0)
-        compiled = torch.jit.optimize_for_inference(torch.jit.load(kept).eval())
-    twin.forward = compiled.forward
+        alone = torch.jit.freeze(_read(kept))
+        batched = torch.jit.optimize_for_inference(_read(kept))
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        rows = inputs[0] if inputs else None
+        is_alone = isinstance(rows, Tensor) and rows.dim() > 0 and len(rows) == 1
+        return (alone if is_alone else batched)(*inputs, **named)
+
+    twin.forward = forward
     return twin
+
+
+def _read(kept: io.BytesIO) -> torch.jit.ScriptModule:
+    """Reads a compiled network back into a unit of its own."""
+    kept.seek(0)
+    return torch.jit.load(kept).eval()
 
 
 REWRITES: dict[str, Callable[[nn.Module], nn.Module | None]] = {
