@@ -7,7 +7,7 @@ server 870 bytes for good. Here a batch is seen to its end by a coroutine of its
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 import grpc
@@ -20,24 +20,20 @@ LEAKING = "1.85."
 
 
 class Batch:
-    """A batch of operations; to gRPC's coroutine it is the loop and the future that the coroutine awaits."""
+    """A batch of operations; to gRPC's coroutine it is the loop, and the future that the coroutine awaits.
 
-    __slots__ = ("_awaited", "_coroutine", "_loop")
+    It is made twice a call, and written to cost little.
+    """
+
+    __slots__ = ("awaited", "coroutine", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepares; start() hands the batch to gRPC."""
-        self._loop = loop
-        self._awaited = loop.create_future()
-        self._coroutine: Coroutine[Any, Any, None] | None = None
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
-        """Runs gRPC's coroutine until it waits; gives the future of the batch's end, which may be cancelled.
-
-        Raises what gRPC raises for operations that it does not take.
-        """
-        self._coroutine = coroutine
-        coroutine.send(None)
-        return self._awaited
+        """Prepares."""
+        self.loop = loop
+        self.awaited = loop.create_future()
+        """Ends when the batch does; may be cancelled."""
+        self.coroutine: Iterator[None] = iter(())
+        """What is left of gRPC's coroutine, which reads what was received and frees everything."""
 
     def create_future(self) -> "Batch":
         """Gives what the coroutine awaits; part of a loop."""
@@ -45,38 +41,32 @@ class Batch:
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         """Hears from gRPC, on the thread of any loop that reads its events; part of a loop."""
-        if asyncio._get_running_loop() is self._loop:
+        if asyncio._get_running_loop() is self.loop:
             callback(*args)
         else:
-            self._loop.call_soon_threadsafe(callback, *args)
+            self.loop.call_soon_threadsafe(callback, *args)
 
     def cancelled(self) -> bool:
         """Says that the batch's end is waited for, always; part of a future."""
         return False
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[None, None, None]:
         """Waits for the end, and never raises; part of a future."""
         yield
 
     def set_result(self, result: None) -> None:
         """Ends the batch; part of a future."""
-        self._free()
-        if not self._awaited.cancelled():
-            self._awaited.set_result(result)
+        for _ in self.coroutine:
+            pass
+        if not self.awaited.cancelled():
+            self.awaited.set_result(result)
 
     def set_exception(self, problem: Exception) -> None:
         """Ends a batch that has failed; part of a future."""
-        self._free()
-        if not self._awaited.cancelled():
-            self._awaited.set_exception(problem)
-
-    def _free(self) -> None:
-        """Lets the coroutine come to its end, where it reads what was received and frees everything."""
-        assert self._coroutine is not None
-        try:
-            self._coroutine.send(None)
-        except StopIteration:
-            self._coroutine = None
+        for _ in self.coroutine:
+            pass
+        if not self.awaited.cancelled():
+            self.awaited.set_exception(problem)
 
 
 def free_abandoned() -> None:
@@ -88,9 +78,14 @@ def free_abandoned() -> None:
 
 
 _ORIGINAL = cygrpc.execute_batch
+_Close = cygrpc.ReceiveCloseOnServerOperation
 
 
-def _execute_batch(call: Any, operations: tuple[Any, ...], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
-    """Does what gRPC's own function does."""
+def _execute_batch(call: Any, operations: tuple[Any, ...], loop: asyncio.AbstractEventLoop) -> Awaitable[None]:
+    """Does what gRPC's own function does; raises what that raises for operations that it does not take."""
+    if type(operations[0]) is _Close:  # of which each call has one, that always comes to its end
+        return _ORIGINAL(call, operations, loop)
     batch = Batch(loop)
-    return batch.start(_ORIGINAL(call, operations, batch))
+    batch.coroutine = _ORIGINAL(call, operations, batch).__await__()
+    next(batch.coroutine)
+    return batch.awaited
