@@ -27,7 +27,7 @@ class Peer:
         self._served = Served()
         self._text = os.environ["PEER_TASK"] == "sentiment"
 
-    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60_000)
+    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=10_000)
     def predict(self, items: list[str]) -> list[Any]:
         """Computes a batch."""
         return self._served.answer([item.encode() if self._text else base64.b64decode(item) for item in items])
