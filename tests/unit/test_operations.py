@@ -62,3 +62,24 @@ def test_replies_to_callers_who_have_just_given_up_are_freed(tmp_path: Path):
         before = used_bytes()
         give_up(CALLS)
         assert used_bytes() - before < CALLS * MOST_BYTES
+
+
+def test_servers_on_loops_of_their_own_in_one_process_answer_each_its_own_calls(tmp_path: Path):
+    one, other = endpoints.Gate(), endpoints.Gate()
+    with (
+        endpoints.serving([endpoints.loaded("sentiment", one)], tmp_path / "one") as first,
+        endpoints.serving([endpoints.loaded("sentiment", other)], tmp_path / "other") as second,
+        grpc.insecure_channel(first.address) as to_first,
+        grpc.insecure_channel(second.address) as to_second,
+    ):
+        calls = []
+        for number in range(200):
+            for name, channel in (("one", to_first), ("other", to_second)):
+                text = f"{name} {number}"
+                request = sentiment_pb2.AnalyzeRequest(texts=[text]).SerializeToString()
+                calls.append((text, channel.unary_unary("/eagerly.v1.Sentiment/Analyze").future(request, timeout=10)))
+        for text, call in calls:
+            reply = sentiment_pb2.AnalyzeResponse.FromString(call.result())
+            assert reply.results[0].labels[0].label == text
+    assert not any(text.startswith("other") for text in one.computed)
+    assert not any(text.startswith("one") for text in other.computed)
