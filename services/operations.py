@@ -56,15 +56,13 @@ class Batch:
 
     def set_result(self, result: None) -> None:
         """Ends the batch; part of a future."""
-        for _ in self.coroutine:
-            pass
+        next(self.coroutine, None)
         if not self.awaited.cancelled():
             self.awaited.set_result(result)
 
     def set_exception(self, problem: Exception) -> None:
         """Ends a batch that has failed; part of a future."""
-        for _ in self.coroutine:
-            pass
+        next(self.coroutine, None)
         if not self.awaited.cancelled():
             self.awaited.set_exception(problem)
 

@@ -49,7 +49,7 @@ class Way:
     tolerance: float
     """Most that a score may differ from eager's."""
     worth: float = 1.0
-    """What its times are divided by before they are compared."""
+    """What its times are divided by before it is compared with the others."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Trial:
 
     name: str
     worth: float = 1.0
+    """Its way's."""
     predict: Predict | None = None
     refusal: str = ""
     """Why it is not taken; empty while nothing speaks against it."""
@@ -108,8 +109,11 @@ def ways(word: str, tolerance: float) -> tuple[Way, ...]:
         return ()
     from services import rewrites
 
-    scripted = Way("torchscript", rewrites.REWRITES["torchscript"], ROUNDING, ONE_CALL)
-    exact = (scripted, *(Way(name, rewrites.REWRITES[name], ROUNDING) for name in ("packed", "channels-last")))
+    exact = (
+        Way("torchscript", rewrites.scripted, ROUNDING, ONE_CALL),
+        Way("packed", rewrites.packed, ROUNDING),
+        Way("channels-last", rewrites.channels_last, ROUNDING),
+    )
     return (*exact, Way("bfloat16", rewrites.bfloat16, tolerance)) if word == "fast" else exact
 
 

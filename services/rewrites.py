@@ -8,7 +8,6 @@ import copy
 import io
 import itertools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -144,15 +143,6 @@ def _read(kept: io.BytesIO) -> torch.jit.ScriptModule:
     """Reads a compiled network back into a unit of its own."""
     kept.seek(0)
     return torch.jit.load(kept).eval()
-
-
-REWRITES: dict[str, Callable[[nn.Module], nn.Module | None]] = {
-    "torchscript": scripted,
-    "packed": packed,
-    "channels-last": channels_last,
-    "bfloat16": bfloat16,
-}
-"""By the name of the path."""
 
 
 def _twin(network: nn.Module) -> nn.Module:
