@@ -1,72 +1,28 @@
 """Shares the model's time among calls: whatever waits when the model is free becomes one batch.
 
-The model runs on a thread of its own, so the event loop that reads and answers calls stays free; each batch costs
-the loop one wake-up, however many calls it answers.
+The model runs on a thread of its own, so that the event loop stays free to read and answer calls; each batch costs the
+loop one wake-up, however many calls it answers. Batches that take a few milliseconds are computed by the loop itself,
+as inline.py says.
 """
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from services import errors
-from services.visits import Visit, current
+from services.batches import Batch, Call
+from services.inline import Inline, Near
+from services.visits import Visit
 
 log = logging.getLogger(__name__)
 
 SURPRISE = 2.0
 """How many times faster than ever before the model may be without a call being refused that it could have answered."""
-
-
-@dataclass(eq=False)
-class Call:
-    """The items of one call, waiting for their predictions."""
-
-    inputs: list[Any]
-    answer: "asyncio.Future[list[Any]]"
-    deadline: float
-    """When the caller gives up, on the clock of time.monotonic(); infinite when never."""
-    submitted: float
-    """When the call began to wait, on the same clock."""
-    visit: Visit | None = field(default_factory=current.get)
-    """What is noted of the call for the access log and traces."""
-    count: int = field(init=False)
-    """How many items; stays when a cancelled call lets go of them."""
-
-    def __post_init__(self) -> None:
-        """Counts the items."""
-        self.count = len(self.inputs)
-
-
-@dataclass
-class Batch:
-    """Calls that were computed together."""
-
-    calls: list[Call]
-    late: list[Call]
-    """Calls that were taken from the queue with no time left for the work, and were not computed."""
-    started: float = 0.0
-    """When the computation began, on the clock of time.monotonic()."""
-    compute_s: float = 0.0
-    cpu_s: float = 0.0
-    """Processor time of the model's thread meanwhile; 0 unless the batcher weighs."""
-    results: list[Any] = field(default_factory=list)
-    """One for each input of the calls, in order; empty when the model failed."""
-    inputs: list[Any] = field(default_factory=list)
-    """The items of the calls, in order."""
-    failure: Exception | None = None
-    """What the model raised."""
-    span: Any = None
-    """The batch's span, once a traced call of it has ended."""
-
-    @property
-    def size(self) -> int:
-        """How many items were computed together."""
-        return len(self.inputs)
 
 
 class Batcher:
@@ -79,15 +35,15 @@ class Batcher:
         name: str,
         max_batch: int = 64,
         max_waiting: int = 4096,
+        inline: Inline | None = None,
     ) -> None:
         """Starts the thread; must be called on the running event loop.
 
-        predict: takes inputs, returns as many predictions or exceptions; called on the thread only.
-        max_batch: most items computed together. max_waiting: most items in the queue.
+        predict: takes inputs, returns as many predictions or exceptions; called on the thread, and with `inline` also
+        on the loop, never on both at once. max_batch: most items computed together. max_waiting: most items that wait.
         """
-        self._predict = predict
-        self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self._predict, self._inline = predict, inline
+        self._max_batch, self._max_waiting = max_batch, max_waiting
         self.observe: Callable[[Batch], None] | None = None
         """Is told of each batch, on the event loop."""
         self.weighs = False
@@ -95,15 +51,19 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
+        self._handed_count = 0
+        """Calls that the thread has, until their batch is delivered."""
+        self._near = Near()
+        self._context = contextvars.Context()
         self._open = True
-        # Counters of items, each written by one thread only, need no lock. Cancelled ones stop waiting at once:
-        # gone counts all of them that have not been delivered, dropped those that the thread found cancelled.
+        # Counters of items need no lock: each is written by one thread only, or by whichever of loop and thread
+        # computes, which never both do. Cancelled items stop waiting at once: gone counts all of them that have not
+        # been delivered, dropped those that were found cancelled when their batch was begun.
         self._submitted_count = 0
         self._gone_count = 0
         self._taken_count = 0
         self._dropped_count = 0
-        self._quickest_s = 0.0
-        self._least_item_s = 0.0
+        self._quickest_s = self._least_item_s = 0.0
         self._item_s = 0.001
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
         self._thread.start()
@@ -132,7 +92,7 @@ class Batcher:
             raise errors.TooLate("the time left is less than the work needs")
         call = Call(inputs, self._loop.create_future(), deadline, now)
         self._submitted_count += call.count
-        self._queue.put(call)
+        self._place(call)
         try:
             return await call.answer
         except asyncio.CancelledError:
@@ -145,6 +105,7 @@ class Batcher:
         """Takes no more calls, and returns when those that wait are answered and the thread has ended."""
         if self._open:
             self._open = False
+            self._hand_over()
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # lets the last batch's delivery, already scheduled, run
@@ -153,6 +114,47 @@ class Batcher:
         """Raises RuntimeError when the model's thread has died, which only a mistake of ours can cause."""
         if not self._thread.is_alive():
             raise RuntimeError(f"thread {self._thread.name} has died")
+
+    def _place(self, call: Call) -> None:
+        """Puts a call where it is to be computed: on the loop if that may be, and nothing is left to the thread."""
+        inline = self._inline
+        if inline is not None:
+            call.is_plain = all(map(inline.is_plain, call.inputs))
+            if call.is_plain and not self._handed_count and inline.takes(call.count):
+                self._near.add(call)
+                if len(self._near.calls) == 1:
+                    self._loop.call_soon(self._look, context=self._context)
+                return
+        self._handed_count += 1
+        self._queue.put(call)
+
+    def _hand_over(self) -> None:
+        """Leaves the loop's calls to the thread."""
+        near, self._near = self._near, Near()
+        self._handed_count += len(near.calls)
+        for call in near.calls:
+            self._queue.put(call)
+
+    def _look(self) -> None:
+        """Computes the loop's calls if it is time to, or looks again in the next turn."""
+        near = self._near
+        if not near.calls:
+            return
+        assert self._inline is not None
+        if self._handed_count or not self._inline.takes(near.size):
+            self._hand_over()
+            return
+        if near.size < self._max_batch and self._inline.waits(near, time.monotonic()):
+            self._loop.call_soon(self._look, context=self._context)
+            return
+        self._near = Near()
+        batch = Batch([], [])
+        for call in near.calls:
+            self._taken_count += call.count
+            self._admit(call, batch)
+        if batch.calls:
+            self._compute(batch)
+        self._deliver(batch)
 
     def _work(self) -> None:
         """Computes batch after batch until close()."""
@@ -167,6 +169,7 @@ class Batcher:
         self._held = None
         batch = Batch([], [])
         while call is not None:
+            batch.taken_count += 1
             self._taken_count += call.count
             self._admit(call, batch)
             try:
@@ -176,7 +179,7 @@ class Batcher:
             if call is not None and batch.inputs and batch.size + call.count > self._max_batch:
                 self._held = call
                 return batch
-        if batch.calls or batch.late:
+        if batch.taken_count:
             self._queue.put(None)
             return batch
         return None
@@ -195,7 +198,7 @@ class Batcher:
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails this batch's calls and nothing else."""
         inputs = batch.inputs
-        weighs = self.weighs
+        weighs = self.weighs or self._inline is not None
         before_s = time.thread_time() if weighs else 0.0
         batch.started = time.monotonic()
         try:
@@ -212,10 +215,12 @@ class Batcher:
     def _learn(self, batch: Batch) -> None:
         """Notes how quick the model can be; a batch with errors among its results did less than the work."""
         self._item_s = item_s = batch.compute_s / batch.size
-        quicker = not self._quickest_s or batch.compute_s < self._quickest_s or item_s < self._least_item_s
-        if quicker and not batch.failure and not any(isinstance(result, Exception) for result in batch.results):
-            self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
-            self._least_item_s = min(self._least_item_s or item_s, item_s)
+        if batch.failure or any(isinstance(result, Exception) for result in batch.results):
+            return
+        self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
+        self._least_item_s = min(self._least_item_s or item_s, item_s)
+        if self._inline is not None and all(call.is_plain for call in batch.calls):
+            self._inline.learn(batch.size, batch.cpu_s)
 
     def _deliver(self, batch: Batch) -> None:
         """Answers a batch's calls, on the event loop."""
@@ -237,6 +242,7 @@ class Batcher:
                 call.answer.set_exception(errors.TooLate("no time was left before compute"))
             elif call.answer.cancelled():
                 self._gone_count -= call.count
+        self._handed_count -= batch.taken_count
         if self.observe and batch.calls:
             self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
 

@@ -66,6 +66,11 @@ def blame(image: pb.Image, error: Exception) -> tuple[str, Reason]:
     return "encoded", Reason.TOO_LARGE if isinstance(error, TooManyPixelsError) else Reason.NOT_AN_IMAGE
 
 
+def is_plain(image: bytes | np.ndarray) -> bool:
+    """Whether it is pixels: a file of a few bytes may hold millions."""
+    return isinstance(image, np.ndarray)
+
+
 @functools.lru_cache(maxsize=256)
 def _check_shape(shape: tuple[int, ...], size_bytes: int) -> None:
     """Raises BadInput for a shape that is no image's, or not that of so many bytes; most calls bring the same."""
@@ -92,4 +97,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
+    is_plain=is_plain,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines import reference
 from pipelines.reference import Counts, Reference
 from services import metrics
-from services.batching import Batch
+from services.batches import Batch
 
 log = logging.getLogger(__name__)
 

@@ -61,6 +61,8 @@ class Options:
     """Most items computed together."""
     max_waiting: int = 4096
     """Most items waiting for a model; more are refused."""
+    inline: bool = True
+    """Whether the event loop computes batches that take a few milliseconds; --no-inline leaves all to a thread."""
     threads: int = 1
     """CPU threads a model computes with."""
     paths: Literal["eager", "exact", "fast"] = "exact"

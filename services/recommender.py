@@ -7,6 +7,8 @@ from services.reasons import Reason
 from services.service import Service
 
 MOST_ITEM_IDS = 1_000
+PLAIN_ITEMS = 100
+"""Items named, and items asked for, up to which queries take about as long."""
 
 
 def check(request: pb.RecommendRequest) -> None:
@@ -42,6 +44,11 @@ def blame(query: pb.RecommendQuery, error: Exception) -> tuple[str, Reason]:
     return f"item_ids[{error.item_index}]", Reason.UNKNOWN_ITEM
 
 
+def is_plain(query: Query) -> bool:
+    """Whether it names few items and wants few."""
+    return len(query.item_ids) <= PLAIN_ITEMS and query.k <= PLAIN_ITEMS
+
+
 SERVICE = Service(
     name="recommender",
     descriptor=pb.DESCRIPTOR.services_by_name["Recommender"],
@@ -52,4 +59,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
+    is_plain=is_plain,
 )

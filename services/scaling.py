@@ -153,3 +153,17 @@ class Meter:
         self._compute_s = max(0.0, self._compute_s - past_s)  # of a batch longer than the time between readings
         self._read, self._waits_s, self._calls_count = now, 0.0, 0
         return wait_s, busy
+
+
+class Thread:
+    """Measures how busy a thread is between two readings; for that thread, which takes them."""
+
+    def __init__(self) -> None:
+        """Begins to measure."""
+        self._read, self._cpu = time.monotonic(), time.thread_time()
+
+    def read(self) -> float:
+        """Gives the share of its time for which it computed since the reading before, and begins anew."""
+        before, cpu_before = self._read, self._cpu
+        self._read, self._cpu = time.monotonic(), time.thread_time()
+        return min(1.0, (self._cpu - cpu_before) / max(self._read - before, 1e-6))

@@ -7,6 +7,8 @@ from services.reasons import Reason
 from services.service import Service
 
 MOST_CHARACTERS = 10_000
+PLAIN_CHARACTERS = 500
+"""Characters up to which texts take about as long."""
 
 
 def check(request: pb.AnalyzeRequest) -> None:
@@ -41,6 +43,11 @@ def blame(text: str, error: Exception) -> tuple[str, Reason]:
     return "", Reason.TOO_LONG
 
 
+def is_plain(text: str) -> bool:
+    """Whether it is a sentence or a few."""
+    return len(text) <= PLAIN_CHARACTERS
+
+
 SERVICE = Service(
     name="sentiment",
     descriptor=pb.DESCRIPTOR.services_by_name["Sentiment"],
@@ -51,4 +58,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
+    is_plain=is_plain,
 )

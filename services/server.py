@@ -46,6 +46,7 @@ class Server:
         if options.probe_port is not None:
             self._probe = Probe(self._health, address(options.probe_host, options.probe_port))
         self._memory = Memory()
+        self._thread = scaling.Thread()
         self._down: set[str] = set()
         self._is_draining = False
         self._expiry = None
@@ -71,9 +72,12 @@ class Server:
         return sum(slot.waiting_count for slot in self.slots.values())
 
     def load(self) -> dict[str, float]:
-        """Says how long calls wait for the slowest model and how busy the busiest is, by their names in scaling.py."""
+        """Says how long calls wait for the slowest model and how busy the busiest is, by their names in scaling.py.
+
+        The event loop counts among them: with small models it is what calls wait for.
+        """
         waits_s, busy = zip(*(slot.load() for slot in self.slots.values()), strict=True)
-        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(busy)}
+        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(*busy, self._thread.read())}
 
     async def start(self) -> None:
         """Warms the models up, then listens, then says SERVING."""

@@ -40,6 +40,8 @@ class Service:
     blame: Callable[[Any, Exception], tuple[str, Reason]]
     """Says which field of an item the model's error is about, as a path below the item (empty for the whole), and why
     the model refused it."""
+    is_plain: Callable[[Any], bool]
+    """Whether an input takes a model as long as others do, about, whatever it holds."""
 
     @cached_property
     def abstains(self) -> bool:

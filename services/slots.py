@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.policy import STATES
 from services import metrics, paths
-from services.batching import Batch, Batcher
+from services.batches import Batch
+from services.batching import Batcher
 from services.drift import Drift
+from services.inline import Inline
 from services.models import Loaded
 from services.options import Options
 from services.scaling import Meter
@@ -192,7 +194,9 @@ class Slot:
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options
         runner = paths.Runner(loaded.model)
-        batcher = Batcher(runner, name=self.name, max_batch=options.max_batch, max_waiting=options.max_waiting)
+        inline = _inline(loaded) if options.inline else None
+        sizes = (options.max_batch, options.max_waiting)
+        batcher = Batcher(runner, name=self.name, max_batch=sizes[0], max_waiting=sizes[1], inline=inline)
         labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
         info = self._metrics.value(metrics.MODEL_INFO, *labels)
         return Generation(loaded, batcher, runner, loaded.trailers, info, batcher.submit)
@@ -249,3 +253,14 @@ class Slot:
             drift.offer(batch)
 
         return observe
+
+
+def _inline(loaded: Loaded) -> Inline | None:
+    """Lets the event loop compute a model's small batches; None for a task of a user's own, and off the CPU.
+
+    What such a task does nobody knows here: it may ask a database, or run a loop of its own.
+    """
+    network = getattr(loaded.model, "network", None)
+    weights = list(network.parameters()) if network is not None else []
+    is_here = bool(weights) and all(one.device.type == "cpu" for one in weights)
+    return Inline(loaded.service.is_plain) if loaded.service is not None and is_here else None

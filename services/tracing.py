@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services import status
-from services.batching import Batch
+from services.batches import Batch
 from services.visits import Visit
 
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"

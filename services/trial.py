@@ -18,7 +18,7 @@ from typing import Any
 from pipelines import agreement, policy
 from pipelines.policy import Role, Rollout
 from services import errors, visits
-from services.batching import Batch
+from services.batches import Batch
 from services.door import Context
 from services.seats import Count
 from services.slots import Counters, Generation

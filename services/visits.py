@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.batching import Batch
+    from services.batches import Batch
     from services.door import Context
 
 REQUEST_ID = "x-request-id"

@@ -113,7 +113,8 @@ class Model:
 
     def _ranked(self, images_BCHW: list[np.ndarray]) -> Iterator[tuple[list[float], list[int]]]:
         """Gives each image's probabilities, best first, and whose they are."""
-        self.network.eval()
+        if self.network.training:  # eval() goes through all modules
+            self.network.eval()
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(images_BCHW)).to(self.network.mean.device)
             logits_BK = self.network(batch).float() / self.description.temperature

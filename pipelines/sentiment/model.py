@@ -74,7 +74,8 @@ class Model:
         texts = [text for text in checked if isinstance(text, str)]
         if not texts:
             return [entry for entry in checked if isinstance(entry, ValueError)]
-        self.network.eval()
+        if self.network.training:  # eval() goes through all modules
+            self.network.eval()
         with torch.inference_mode():
             logits_BC = self._logits(self.reader.read(texts).to(self.device)) / self.settings.get("temperature", 1.0)
             ranked = logits_BC.softmax(1).sort(dim=1, descending=True, stable=True)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from services import errors
-from services.batching import Batch, Batcher
+from services.batches import Batch
+from services.batching import Batcher
 
 
 class Doubler:
