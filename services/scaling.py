@@ -8,13 +8,14 @@ its controller, which need not have eagerly installed: standard library only.
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-QUEUE_S, BUSY = "queue_s", "busy"
+QUEUE_S, BUSY, LOOP = "queue_s", "busy", "loop"
 """What a replica reports, by the names that the policy finds them under."""
 REPORT_S = 1.0
 """Seconds between reports."""
@@ -24,6 +25,8 @@ IDLE = 0.05
 """Share of its time below which a replica does nothing to speak of: calls do not reach it."""
 FULL = 0.7
 """Share of their time that the replicas that remain may be busy after a step down."""
+SATURATED = 0.9
+"""Share of its time for which an event loop that is full computes: calls then wait before any queue of ours."""
 CALM = 0.5
 """Share of the target that the wait must be below for a step down; between the two nothing changes."""
 
@@ -103,20 +106,25 @@ class QueuePolicy:
         reported = ctx.aggregated_metrics or {}
         queue_s = [*reported.get(QUEUE_S, {}).values()]
         busy = [*reported.get(BUSY, {}).values()]
+        loops = [*reported.get(LOOP, {}).values()]
         now = ctx.target_num_replicas
         if not busy or len(busy) < now:
             return now, {}  # some are still starting: what they will take over is not known yet
-        return wanted(now, queue_s, busy, self._target_queue_s), {}
+        return wanted(now, queue_s, busy, self._target_queue_s, loops), {}
 
 
-def wanted(now: int, queue_s: list[float], busy: list[float], target_queue_s: float) -> int:
+def wanted(
+    now: int, queue_s: list[float], busy: list[float], target_queue_s: float, loops: Sequence[float] = (0.0,)
+) -> int:
     """Says how many replicas should take the place of `now`.
 
-    queue_s: mean wait of calls at each replica. busy: share of its time for which each computes. A replica that idles
-    while calls wait elsewhere shows that connections do not spread: one more would idle too, so none is added.
+    queue_s: mean wait of calls at each replica. busy: share of its time for which each computes. loops: the same of
+    their event loops alone. A replica that idles while calls wait elsewhere shows that connections do not spread: one
+    more would idle too, so none is added.
     """
     mean_s = sum(queue_s) / len(queue_s)
-    if mean_s > target_queue_s and min(busy) >= IDLE:
+    is_short = mean_s > target_queue_s or sum(loops) / max(1, len(loops)) >= SATURATED
+    if is_short and min(busy) >= IDLE:
         return max(now + 1, math.ceil(now * min(MOST_GROWTH, mean_s / target_queue_s)))
     if max(queue_s) < target_queue_s * CALM:
         return min(now, max(1, math.ceil(sum(busy) / FULL)))

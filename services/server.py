@@ -77,7 +77,8 @@ class Server:
         The event loop counts among them: with small models it is what calls wait for.
         """
         waits_s, busy = zip(*(slot.load() for slot in self.slots.values()), strict=True)
-        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(*busy, self._thread.read())}
+        loop = self._thread.read()
+        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(*busy, loop), scaling.LOOP: loop}
 
     async def start(self) -> None:
         """Warms the models up, then listens, then says SERVING."""

@@ -7,7 +7,7 @@ import pytest
 
 from eagerly import flags
 from eagerly.commands.serve import Serve
-from services.scaling import BUSY, QUEUE_S, Meter, QueuePolicy, Scaling, wanted
+from services.scaling import BUSY, LOOP, QUEUE_S, Meter, QueuePolicy, Scaling, Thread, wanted
 
 TARGET_S = 0.05
 
@@ -32,6 +32,30 @@ def test_replicas_are_wanted_by_wait_and_work(now: int, queue_s: list[float], bu
     assert wanted(now, queue_s, busy, TARGET_S) == then
 
 
+@pytest.mark.parametrize(
+    ("now", "busy", "loops", "then"),
+    [
+        (1, [0.95], [0.95], 2),  # calls wait where no queue shows
+        (2, [0.95, 0.9], [0.95, 0.9], 3),
+        (2, [0.95, 0.01], [0.95, 0.01], 2),  # they do not spread
+        (2, [0.5, 0.5], [0.5, 0.5], 2),
+        (1, [1.0], [0.2], 1),  # the model is busy, and nobody waits for it
+    ],
+)
+def test_replicas_are_wanted_for_event_loops_that_are_full(now: int, busy: list[float], loops: list[float], then: int):
+    assert wanted(now, [0.001] * now, busy, TARGET_S, loops) == then
+
+
+def test_a_thread_is_as_busy_as_it_computes():
+    thread = Thread()
+    until = time.monotonic() + 0.05
+    while time.monotonic() < until:
+        pass
+    worked = thread.read()
+    time.sleep(0.05)
+    assert thread.read() < 0.2 < worked
+
+
 def context(now: int, **reported: dict[str, float]) -> SimpleNamespace:
     """What Serve tells a policy, as far as this one asks."""
     return SimpleNamespace(target_num_replicas=now, aggregated_metrics=reported)
@@ -44,6 +68,8 @@ def test_nothing_changes_while_a_replica_is_starting_or_has_said_nothing():
     assert policy(one) == (2, {})  # type: ignore[arg-type]
     both = context(2, **{QUEUE_S: {"a": 1.0, "b": 1.0}, BUSY: {"a": 1.0, "b": 1.0}})
     assert policy(both) == (4, {})  # type: ignore[arg-type]
+    full = context(1, **{QUEUE_S: {"a": 0.0}, BUSY: {"a": 1.0}, LOOP: {"a": 1.0}})
+    assert policy(full) == (2, {})  # type: ignore[arg-type]
 
 
 def test_a_meter_tells_the_mean_wait_and_begins_anew_with_each_reading():
