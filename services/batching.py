@@ -46,23 +46,22 @@ class Batcher:
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self.observe: Callable[[Batch], None] | None = None
         """Is told of each batch, on the event loop."""
+        self.is_apart = False
+        """Whether all is left to the thread, even what the loop might compute."""
         self.weighs = False
         """Whether batches are told their processor time, which takes microseconds to ask for."""
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
-        self._handed_count = 0
-        """Calls that the thread has, until their batch is delivered."""
+        self._handed_count = 0  # calls that the thread has, until their batch is delivered
         self._near = Near()
         self._context = contextvars.Context()
         self._open = True
         # Counters of items need no lock: each is written by one thread only, or by whichever of loop and thread
         # computes, which never both do. Cancelled items stop waiting at once: gone counts all of them that have not
         # been delivered, dropped those that were found cancelled when their batch was begun.
-        self._submitted_count = 0
-        self._gone_count = 0
-        self._taken_count = 0
-        self._dropped_count = 0
+        self._submitted_count = self._gone_count = 0
+        self._taken_count = self._dropped_count = 0
         self._quickest_s = self._least_item_s = 0.0
         self._item_s = 0.001
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
@@ -118,7 +117,7 @@ class Batcher:
     def _place(self, call: Call) -> None:
         """Puts a call where it is to be computed: on the loop if that may be, and nothing is left to the thread."""
         inline = self._inline
-        if inline is not None:
+        if inline is not None and not self.is_apart:
             call.is_plain = all(map(inline.is_plain, call.inputs))
             if call.is_plain and not self._handed_count and inline.takes(call.count):
                 self._near.add(call)

@@ -1,8 +1,9 @@
 """A candidate beside the model that answers, for as long as its rollout runs.
 
 As a shadow it is asked what callers asked, once they have their replies; as a canary it answers a share of the calls.
-Every call that counts is judged at once by this replica's own figures, without the registry or anybody else: from the
-call on that puts the candidate over a limit, the champion answers alone.
+Both are left to their threads meanwhile, so that no caller waits for a copy and the two are measured alike. Every call
+that counts is judged at once by this replica's own figures, without the registry or anybody else: from the call on that
+puts the candidate over a limit, the champion answers alone.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class Trial:
         self._rest = replace(champion, submit=functools.partial(ask, self._theirs))
         self._observer = champion.batcher.observe
         for work in (self._mine, self._theirs):
-            work.generation.batcher.weighs = True
+            work.generation.batcher.weighs = work.generation.batcher.is_apart = True
             work.generation.batcher.observe = _weighed(work, work.generation.batcher.observe)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue()
         self._waiting_items = 0
@@ -107,13 +108,14 @@ class Trial:
     def release(self) -> Generation:
         """Gives the candidate away, to be served; closing the trial then leaves it alone."""
         self._closing = asyncio.create_task(asyncio.sleep(0))
-        self.candidate.batcher.weighs = False
+        self.candidate.batcher.weighs = self.candidate.batcher.is_apart = False
         return self.candidate
 
     async def close(self) -> None:
         """Ends the trial, and the candidate's thread when it has answered what waits."""
         self._counters.shares[self.rollout.mode].set(0)
-        self._champion.batcher.observe, self._champion.batcher.weighs = self._observer, False
+        champion = self._champion.batcher
+        champion.observe, champion.weighs, champion.is_apart = self._observer, False, False
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])

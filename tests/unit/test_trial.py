@@ -13,6 +13,7 @@ from typing import Any
 import endpoints
 import grpc
 import pytest
+import torch
 from registries import eventually
 
 from eagerly.v1 import sentiment_pb2
@@ -90,6 +91,49 @@ def figures(endpoint: endpoints.Endpoint) -> dict[str, float]:
     text = urllib.request.urlopen(endpoint.metrics).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("eagerly_rollout")]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+class Quick(Candidate):
+    """A candidate that notes which threads compute it, with a network that is here."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.network = torch.nn.Linear(1, 1)
+        self.threads: list[str] = []
+
+    def predict(self, texts: list[str]) -> list[Any]:
+        self.threads.append(threading.current_thread().name)
+        return super().predict(texts)
+
+
+def quick(number: int) -> Loaded:
+    return replace(endpoints.loaded("sentiment", Quick(number)), version=number)
+
+
+def test_while_a_candidate_is_on_trial_its_work_and_the_champions_are_left_to_threads(tmp_path: Path):
+    champion, candidate = quick(6), quick(7)
+    with endpoints.serving([champion], tmp_path, paths="eager") as endpoint:
+        slot = endpoint.server.slots["sentiment"]
+
+        async def begin() -> Trial:
+            generation = await slot.prepare(candidate, served=False)
+            plan = Rollout("id", 7, 6, "canary", 0.5, LIMITS, began=0.0)
+            slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
+            return slot.trial
+
+        def threads_of(model: Any, count: int) -> set[str]:
+            model.threads.clear()
+            for _ in range(count):
+                call(channel)
+            return set(model.threads)
+
+        with grpc.insecure_channel(endpoint.address) as channel:
+            assert "model-sentiment" not in threads_of(champion.model, 20)
+            endpoint.run(begin())
+            candidate.model.threads.clear()
+            assert threads_of(champion.model, 40) == set(candidate.model.threads) == {"model-sentiment"}
+            endpoint.run(slot.adopt())
+            assert "model-sentiment" not in threads_of(candidate.model, 20)
 
 
 def test_a_canary_answers_about_its_share_and_no_reply_mixes_versions(tmp_path: Path):
