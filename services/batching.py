@@ -46,7 +46,7 @@ class Batcher:
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self.observe: Callable[[Batch], None] | None = None
         """Is told of each batch, on the event loop."""
-        self.is_apart = False
+        self.is_threaded = False
         """Whether all is left to the thread, even what the loop might compute."""
         self.weighs = False
         """Whether batches are told their processor time, which takes microseconds to ask for."""
@@ -117,7 +117,7 @@ class Batcher:
     def _place(self, call: Call) -> None:
         """Puts a call where it is to be computed: on the loop if that may be, and nothing is left to the thread."""
         inline = self._inline
-        if inline is not None and not self.is_apart:
+        if inline is not None and not self.is_threaded:
             call.is_plain = all(map(inline.is_plain, call.inputs))
             if call.is_plain and not self._handed_count and inline.takes(call.count):
                 self._near.add(call)

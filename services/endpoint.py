@@ -57,8 +57,11 @@ class Endpoint:
         self._server.want(serve.get_replica_context().world_size or 1)  # none where the number follows the load
         self._server.check()
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Reports what the policy of scaling.py decides by; Serve's own count of requests sees no call."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Reports what the policy of scaling.py decides by; Serve's own count of requests sees no call.
+
+        A coroutine, as Serve would call a plain method on another thread than the event loop's, which this measures.
+        """
         return self._server.load()
 
     async def __del__(self) -> None:

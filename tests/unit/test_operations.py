@@ -10,8 +10,10 @@ from pathlib import Path
 import endpoints
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
 from eagerly.v1 import sentiment_pb2
+from services import operations
 
 CALLS, MOST_BYTES = 600, 200
 
@@ -83,3 +85,14 @@ def test_servers_on_loops_of_their_own_in_one_process_answer_each_its_own_calls(
             assert reply.results[0].labels[0].label == text
     assert not any(text.startswith("other") for text in one.computed)
     assert not any(text.startswith("one") for text in other.computed)
+
+
+@pytest.mark.parametrize(("version", "is_changed"), [("1.85.0", True), ("1.85.3", True), ("1.86.0", False)])
+def test_grpc_is_left_alone_in_versions_that_are_not_known_to_leak(
+    version: str, is_changed: bool, monkeypatch: pytest.MonkeyPatch
+):
+    theirs = operations._ORIGINAL
+    monkeypatch.setattr(cygrpc, "execute_batch", theirs)
+    monkeypatch.setattr(grpc, "__version__", version)
+    operations.free_abandoned()
+    assert (cygrpc.execute_batch is not theirs) == is_changed  # pyright: ignore[reportAttributeAccessIssue]
