@@ -25,8 +25,9 @@ IDLE = 0.05
 """Share of its time below which a replica does nothing to speak of: calls do not reach it."""
 FULL = 0.7
 """Share of their time that the replicas that remain may be busy after a step down."""
-SATURATED = 0.9
-"""Share of its time for which an event loop that is full computes: calls then wait before any queue of ours."""
+SATURATED = 0.75
+"""Share of its time for which an event loop that is full computes, beside others that want its core: calls then wait
+before any queue of ours. Above FULL, so that no step down follows."""
 CALM = 0.5
 """Share of the target that the wait must be below for a step down; between the two nothing changes."""
 
