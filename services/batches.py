@@ -33,8 +33,8 @@ class Call:
 class Batch:
     """Calls that were computed together."""
 
-    calls: list[Call]
-    late: list[Call]
+    calls: list[Call] = field(default_factory=list)
+    late: list[Call] = field(default_factory=list)
     """Calls that were taken from the queue with no time left for the work, and were not computed."""
     taken_count: int = 0
     """Calls that were taken from the thread's queue, those of callers who had gone included."""

@@ -147,9 +147,8 @@ class Batcher:
             self._loop.call_soon(self._look, context=self._context)
             return
         self._near = Near()
-        batch = Batch([], [])
+        batch = Batch()
         for call in near.calls:
-            self._taken_count += call.count
             self._admit(call, batch)
         if batch.calls:
             self._compute(batch)
@@ -166,10 +165,9 @@ class Batcher:
         """Waits for a call and takes with it what else waits, up to max_batch items; None at the end."""
         call = self._held or self._queue.get()
         self._held = None
-        batch = Batch([], [])
+        batch = Batch()
         while call is not None:
             batch.taken_count += 1
-            self._taken_count += call.count
             self._admit(call, batch)
             try:
                 call = self._queue.get_nowait()
@@ -185,6 +183,7 @@ class Batcher:
 
     def _admit(self, call: Call, batch: Batch) -> None:
         """Adds a call to the batch unless its caller is gone or its time is up."""
+        self._taken_count += call.count
         inputs = call.inputs  # read before cancelled(): a caller that goes from now on takes them from the call only
         if call.answer.cancelled():
             self._dropped_count += call.count

@@ -203,8 +203,13 @@ def _clock(network: Any) -> Callable[[], float]:
     """Takes this thread's CPU time where it computes all by itself: the machine's other work hardly shows in it."""
     import torch
 
-    alone = torch.get_num_threads() == 1 and all(one.device.type == "cpu" for one in network.parameters())
+    alone = torch.get_num_threads() == 1 and is_on_cpu(network)
     return time.thread_time if alone else time.perf_counter
+
+
+def is_on_cpu(network: Any) -> bool:
+    """Says whether all of a network's weights are on the CPU."""
+    return all(one.device.type == "cpu" for one in network.parameters())
 
 
 def _fastest(eager: Trial, trials: list[Trial]) -> Choice:

@@ -115,7 +115,7 @@ class QueuePolicy:
 
 
 def wanted(
-    now: int, queue_s: list[float], busy: list[float], target_queue_s: float, loops: Sequence[float] = (0.0,)
+    now: int, queue_s: list[float], busy: list[float], target_queue_s: float, loops: Sequence[float] = ()
 ) -> int:
     """Says how many replicas should take the place of `now`.
 

@@ -194,9 +194,13 @@ class Slot:
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options
         runner = paths.Runner(loaded.model)
-        inline = _inline(loaded) if options.inline else None
-        sizes = (options.max_batch, options.max_waiting)
-        batcher = Batcher(runner, name=self.name, max_batch=sizes[0], max_waiting=sizes[1], inline=inline)
+        batcher = Batcher(
+            runner,
+            name=self.name,
+            max_batch=options.max_batch,
+            max_waiting=options.max_waiting,
+            inline=_inline(loaded) if options.inline else None,
+        )
         labels = (self.name, str(loaded.version), loaded.run_id, loaded.digest)
         info = self._metrics.value(metrics.MODEL_INFO, *labels)
         return Generation(loaded, batcher, runner, loaded.trailers, info, batcher.submit)
@@ -261,6 +265,7 @@ def _inline(loaded: Loaded) -> Inline | None:
     What such a task does nobody knows here: it may ask a database, or run a loop of its own.
     """
     network = getattr(loaded.model, "network", None)
-    weights = list(network.parameters()) if network is not None else []
-    is_here = bool(weights) and all(one.device.type == "cpu" for one in weights)
-    return Inline(loaded.service.is_plain) if loaded.service is not None and is_here else None
+    if loaded.service is None or network is None:
+        return None
+    has_weights = any(True for _ in network.parameters())  # what stands in for a network elsewhere has none
+    return Inline(loaded.service.is_plain) if has_weights and paths.is_on_cpu(network) else None

@@ -23,6 +23,7 @@ from services import visits
 from services.models import Loaded
 from services.oip import open_inference_pb2 as pb
 from services.seats import Count
+from services.slots import Slot
 from services.trial import MOST_WAITING_ITEMS, Trial
 
 METHOD = "/eagerly.v1.Sentiment/Analyze"
@@ -57,6 +58,15 @@ def version(number: int, says: str = "", delay_s: float = 0.0) -> Loaded:
     return replace(endpoints.loaded("sentiment", Candidate(number, says, delay_s)), version=number)
 
 
+async def begin(slot: Slot, candidate: Loaded, mode: Any, share: float, limits: Limits = LIMITS) -> Trial:
+    """Puts a candidate on trial beside version 6, while the task at hand belongs to some call."""
+    visits.current.set(visits.Visit("of-another-call", False, "", 0, None))
+    generation = await slot.prepare(candidate, served=False)
+    plan = Rollout("id", candidate.version, 6, mode, share, limits, began=0.0)
+    slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
+    return slot.trial
+
+
 @contextlib.contextmanager
 def trying(
     folder: Path, candidate: Loaded, mode: Any, share: float, limits: Limits = LIMITS, **options: Any
@@ -65,14 +75,7 @@ def trying(
     with endpoints.serving([version(6)], folder, **options) as endpoint:
         slot = endpoint.server.slots["sentiment"]
 
-        async def begin() -> Trial:
-            visits.current.set(visits.Visit("of-another-call", False, "", 0, None))
-            generation = await slot.prepare(candidate, served=False)
-            plan = Rollout("id", candidate.version, 6, mode, share, limits, began=0.0)
-            slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
-            return slot.trial
-
-        trial = endpoint.run(begin())
+        trial = endpoint.run(begin(slot, candidate, mode, share, limits))
         candidate.model.seen.clear()
         with grpc.insecure_channel(endpoint.address) as channel:
             yield endpoint, channel, trial
@@ -115,12 +118,6 @@ def test_while_a_candidate_is_on_trial_its_work_and_the_champions_are_left_to_th
     with endpoints.serving([champion], tmp_path, paths="eager") as endpoint:
         slot = endpoint.server.slots["sentiment"]
 
-        async def begin() -> Trial:
-            generation = await slot.prepare(candidate, served=False)
-            plan = Rollout("id", 7, 6, "canary", 0.5, LIMITS, began=0.0)
-            slot.trial = Trial(plan, slot.current, generation, Count("id"), slot.counters)
-            return slot.trial
-
         def threads_of(model: Any, count: int) -> set[str]:
             model.threads.clear()
             for _ in range(count):
@@ -129,7 +126,7 @@ def test_while_a_candidate_is_on_trial_its_work_and_the_champions_are_left_to_th
 
         with grpc.insecure_channel(endpoint.address) as channel:
             assert "model-sentiment" not in threads_of(champion.model, 20)
-            endpoint.run(begin())
+            endpoint.run(begin(slot, candidate, "canary", 0.5))
             candidate.model.threads.clear()
             assert threads_of(champion.model, 40) == set(candidate.model.threads) == {"model-sentiment"}
             endpoint.run(slot.adopt())
