@@ -42,7 +42,7 @@ class Batch:
     """When the computation began, on the clock of time.monotonic()."""
     compute_s: float = 0.0
     cpu_s: float = 0.0
-    """Processor time of the thread that computed it; 0 unless the batcher weighs."""
+    """Processor time of the thread that computed it."""
     results: list[Any] = field(default_factory=list)
     """One for each input of the calls, in order; empty when the model failed."""
     inputs: list[Any] = field(default_factory=list)

@@ -48,8 +48,6 @@ class Batcher:
         """Is told of each batch, on the event loop."""
         self.is_threaded = False
         """Whether all is left to the thread, even what the loop might compute."""
-        self.weighs = False
-        """Whether batches are told their processor time, which takes microseconds to ask for."""
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
@@ -196,8 +194,7 @@ class Batcher:
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails this batch's calls and nothing else."""
         inputs = batch.inputs
-        weighs = self.weighs or self._inline is not None
-        before_s = time.thread_time() if weighs else 0.0
+        before_s = time.thread_time()
         batch.started = time.monotonic()
         try:
             for start in range(0, len(inputs), self._max_batch):
@@ -206,8 +203,7 @@ class Batcher:
         except Exception as error:
             batch.failure = error
         batch.compute_s = time.monotonic() - batch.started
-        if weighs:
-            batch.cpu_s = time.thread_time() - before_s
+        batch.cpu_s = time.thread_time() - before_s
         self._learn(batch)
 
     def _learn(self, batch: Batch) -> None:

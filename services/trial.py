@@ -71,7 +71,7 @@ class Trial:
         self._rest = replace(champion, submit=functools.partial(ask, self._theirs))
         self._observer = champion.batcher.observe
         for work in (self._mine, self._theirs):
-            work.generation.batcher.weighs = work.generation.batcher.is_threaded = True
+            work.generation.batcher.is_threaded = True
             work.generation.batcher.observe = _weighed(work, work.generation.batcher.observe)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue()
         self._waiting_items = 0
@@ -108,14 +108,13 @@ class Trial:
     def release(self) -> Generation:
         """Gives the candidate away, to be served; closing the trial then leaves it alone."""
         self._closing = asyncio.create_task(asyncio.sleep(0))
-        self.candidate.batcher.weighs = self.candidate.batcher.is_threaded = False
+        self.candidate.batcher.is_threaded = False
         return self.candidate
 
     async def close(self) -> None:
         """Ends the trial, and the candidate's thread when it has answered what waits."""
         self._counters.shares[self.rollout.mode].set(0)
-        champion = self._champion.batcher
-        champion.observe, champion.weighs, champion.is_threaded = self._observer, False, False
+        self._champion.batcher.observe, self._champion.batcher.is_threaded = self._observer, False
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
