@@ -75,7 +75,7 @@ def latest(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
 def set_aside(folder: Path) -> None:
     """Renames checkpoints newer than the newest whole one, so that none counts as kept; a later write deletes them."""
     for place in reversed(steps(folder)):
-        if _is_whole(place):
+        if is_whole(place):
             return
         aside = place.with_name(f"corrupt-{place.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,7 +90,16 @@ def steps(folder: Path) -> list[Path]:
 
 def whole(folder: Path) -> list[Path]:
     """Lists the checkpoints below a folder that are whole, the oldest first."""
-    return [place for place in steps(folder) if _is_whole(place)]
+    return [place for place in steps(folder) if is_whole(place)]
+
+
+def is_whole(place: Path) -> bool:
+    """Says whether a checkpoint is what its manifest says."""
+    try:
+        sealed.verify(place)
+    except (sealed.Corrupt, OSError):
+        return False
+    return True
 
 
 def step_of(name: str) -> int:
@@ -189,14 +198,6 @@ def _ordered(skeleton: Any) -> Any:
         pairs = [[key, _ordered(item)] for key, item in skeleton["dict"]]
         return {"dict": sorted(pairs, key=lambda pair: str(pair[0]))}
     return {"list": [_ordered(item) for item in skeleton["list"]]}
-
-
-def _is_whole(place: Path) -> bool:
-    try:
-        sealed.verify(place)
-    except (sealed.Corrupt, OSError):
-        return False
-    return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ ]+(pipelines[\w.]*)[ ]+import[ ]+(\([^)]*\)|[^\n]+)|import[ ]+(pipelines[\w.]+))", re.MULTILINE
 )
-BESIDE = ("release.py", "storage.py", "stopping.py")
+BESIDE = ("mirror.py", "release.py", "storage.py", "stopping.py")
 """What the loop calls and learns nothing by; not followed."""
 ANYWAY = "give what it began with, start a new run, or add --resume-anyway"
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipelines import checkpoint, collectives, journal, sealed
+from pipelines.mirror import Mirror
 from pipelines.place import Place
-from pipelines.storage import Mirror
 
 BLOCKED_SHARE = 0.005
 """Largest share of a run's time that its steps may wait for copies at the ends of short epochs."""

@@ -32,9 +32,7 @@ def write(folder: Path, fill: Callable[[Path], None], facts: Mapping[str, Any] |
     (rough / MANIFEST).write_text(json.dumps({**(facts or {}), "files": files}, indent=2, sort_keys=True) + "\n")
     for path in rough.iterdir():
         sync(path)
-    sync(rough)
-    rough.rename(folder)
-    sync(folder.parent)
+    move(rough, folder)
     return hash_file(folder / MANIFEST)
 
 
@@ -42,7 +40,7 @@ def put(path: Path, text: str) -> None:
     """Writes a small file in one go: whoever reads it meanwhile, or after a crash, finds the old text or the new."""
     rough = path.with_name(f".{path.name}.{os.getpid()}.rough")
     rough.write_text(text, encoding="utf-8")
-    rough.replace(path)
+    move(rough, path)
 
 
 def verify(folder: Path) -> str:
@@ -75,6 +73,13 @@ def hash_file(path: Path) -> str:
 def hash_text(text: str) -> str:
     """Hashes a text's UTF-8 bytes; SHA-256 in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def move(rough: Path, path: Path) -> None:
+    """Puts a finished file, or a folder of files on the disk, in its place, to be there also after a crash."""
+    sync(rough)
+    rough.replace(path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run's folder is copied to a storage whole or not at all, and the run goes on elsewhere from there."""
 
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import training
 from training import PARITY
 
 from pipelines import checkpoint, runs, sealed, storage, tasks
+from pipelines.mirror import Mirror
 from pipelines.place import Place
 from pipelines.saving import Keeping, Saver
 from pipelines.settings import Launch
@@ -66,6 +68,51 @@ def test_what_is_not_whole_there_is_passed_over(run_dir: Path, there: Path) -> N
     (older / wrong / "state.json").write_text("{}")
     resumed = _train(run_dir, there)
     assert resumed.named("resume")[0]["step"] == int(newest.name[-2:])
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_copied_arrives_whole_and_the_last_whole_one_there_stays(
+    run_dir: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, copies, copy, step = run_dir / "checkpoints", there / "run" / "checkpoints", storage.Storage.push, count(1)
+    whole_meanwhile: list[int] = []
+
+    def slow(self: storage.Storage, path: Path, name: str) -> None:
+        if path.name == checkpoint.STATE:  # as long as it is copied, two more are written, and it is pruned
+            whole_meanwhile.append(len(checkpoint.whole(copies)))
+            for _ in range(2):
+                checkpoint.write(here, next(step), {}, keep=2)
+        copy(self, path, name)
+
+    monkeypatch.setattr(storage.Storage, "push", slow)
+    checkpoint.write(here, next(step), {}, keep=2)
+    mirror = Mirror(str(there), run_dir)
+    for _ in range(4):
+        mirror.forget_after(1000)  # copies what is here
+        assert checkpoint.whole(copies)
+    assert whole_meanwhile[0] == 0 and min(whole_meanwhile[1:]) >= 1
+    monkeypatch.undo()
+    mirror.close(10, whole=False)
+    assert [place.name for place in checkpoint.steps(copies)] == [place.name for place in checkpoint.steps(here)]
+    assert mirror.problems() == []
+    assert not (run_dir / ".leaving").exists()
+
+
+def test_what_arrives_shorter_than_it_was_is_not_taken_for_whole(
+    run_dir: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = storage.Storage.push
+
+    def lossy(self: storage.Storage, path: Path, name: str) -> None:
+        copy(self, path, name)
+        if path.name == checkpoint.TENSORS:
+            (there / name).write_bytes(b"")
+
+    checkpoint.write(run_dir / "checkpoints", 1, {})
+    monkeypatch.setattr(storage.Storage, "push", lossy)
+    mirror = Mirror(str(there), run_dir)
+    mirror.close(10, whole=False)
+    assert "has 0 bytes there after" in mirror.problems()[0]["problem"]
+    assert not checkpoint.whole(there / "run" / "checkpoints")
 
 
 def test_another_run_of_the_same_name_is_neither_taken_nor_written_over(
