@@ -102,7 +102,7 @@ class Stepper:
         for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = base * factor
         while (loss := self._learn(split, batch_B, draw, step)) is None:
-            self.pieces = memory.more_pieces(self.pieces, -(-len(batch_B) // (self.world * self.accumulate)))
+            self.pieces = self._more_pieces(len(batch_B))
         self.norms.append(self._apply(loss))
         if self.average:
             self.average.update(step)
@@ -128,8 +128,12 @@ class Stepper:
             if not memory.is_short(problem):
                 raise
             if not self._recovers_alone():
-                raise memory.Exhausted(self.pieces * 2) from problem
+                raise memory.Exhausted(self._more_pieces(len(batch_B))) from problem
         return None
+
+    def _more_pieces(self, examples: int) -> int:
+        """Doubles the pieces that micro-batches of such a global batch are cut into; says so if they cannot be."""
+        return memory.more_pieces(self.pieces, -(-examples // (self.world * self.accumulate)))
 
     def _recovers_alone(self) -> bool:
         """Says whether this rank may take its share again: others wait for one average of the gradients, not for two.

@@ -1,8 +1,8 @@
 """What the controller of Ray Train does for a run besides Ray's own: budgets, a journal, checkpoints before resizing.
 
 Ray keeps one budget for everything that fails in workers. Here a lost worker and an error of the training code have
-one each, and a preemption none: Ray is told to retry without end, and whatever is over its budget is raised, which
-ends the run.
+one each. A preemption has none, and a lack of memory neither, since each start after one cuts batches finer, down to a
+single example: Ray is told to retry without end, and whatever is over its budget is raised, which ends the run.
 """
 
 import time
@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScali
 from pipelines import notices
 from pipelines.capacity import counted
 from pipelines.journal import Event, has_ended, note
+from pipelines.memory import Exhausted
 from pipelines.stopping import Stopped
 
 PEER_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
@@ -50,8 +51,8 @@ class Watch(WorkerGroupCallback, ControllerCallback):
     def __init__(self, runs: dict[str, int], max_failures: int, max_errors: int, elastic: bool) -> None:
         """Takes the runs as `tell` does; a budget of -1 has no limit."""
         self._runs = runs
-        self._limits = {"loss": max_failures, "error": max_errors, "preemption": -1}
-        self._counts = {"loss": 0, "error": 0, "preemption": 0}
+        self._limits = {"loss": max_failures, "error": max_errors, "preemption": -1, "memory": -1}
+        self._counts = dict.fromkeys(self._limits, 0)
         self._elastic = elastic
         self._group: Any = None
         self._failed = False
@@ -133,13 +134,13 @@ def tell(runs: dict[str, int], event: Event) -> None:
 
 
 def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:
-    """Names what ended a worker group, by each rank's error: "preemption", "loss" or "error", and the one to blame.
+    """Names what ended a worker group, by each rank's error: a kind that has a budget, and the error to blame.
 
     A rank that failed because another was gone is not to blame. A worker that died outweighs another's error, since
     an error of the code comes again, and is then counted as one.
     """
     kinds = {rank: _kind(error) for rank, error in errors.items()}
-    for kind in ("preemption", "loss", "error", "peer"):
+    for kind in ("preemption", "loss", "memory", "error", "peer"):
         for rank, found in kinds.items():
             if found == kind:
                 return ("loss" if kind == "peer" else kind), errors[rank]
@@ -149,6 +150,8 @@ def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:
 def _kind(error: Exception) -> str:
     if isinstance(error, Stopped):
         return "preemption"
+    if isinstance(error, Exhausted):
+        return "memory"
     if isinstance(error, WorkerHealthCheckTimeoutError):
         return "loss"
     if isinstance(error, WorkerHealthCheckFailedError):
@@ -167,4 +170,4 @@ def _words(error: Exception) -> str:
     if _kind(error) == "peer":
         return "the connection to another worker broke"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first if isinstance(error, ValueError | Stopped) else f"{type(error).__name__}: {first}"
+    return first if isinstance(error, ValueError | Stopped | Exhausted) else f"{type(error).__name__}: {first}"

@@ -11,6 +11,7 @@ from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollSt
 from pipelines import notices, runs, watch
 from pipelines.journal import Journal, Reader, size
 from pipelines.loop import Diverged
+from pipelines.memory import Exhausted
 from pipelines.settings import Launch
 from pipelines.stopping import Stopped
 
@@ -19,6 +20,7 @@ DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 PEER = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:40000")
 STOPPED = Stopped("a node is about to be taken away", 7)
 BUG = KeyError("label")
+SHORT = Exhausted(4)
 REFUSED = Diverged("the loss is nan at step 3")
 
 
@@ -46,6 +48,8 @@ def watching(folder: Path, failures: int = 0, errors: int = 0) -> watch.Watch:
         ({1: REFUSED}, "error", REFUSED),
         ({0: REFUSED, 1: DIED}, "loss", DIED),
         ({0: STOPPED, 1: PEER}, "preemption", STOPPED),
+        ({0: PEER, 1: SHORT}, "memory", SHORT),
+        ({0: DIED, 1: SHORT}, "loss", DIED),
     ],
 )
 def test_the_cause_is_blamed_and_not_its_victims(errors: dict[int, Exception], kind: str, blamed: Exception) -> None:
@@ -76,6 +80,12 @@ def test_a_preemption_costs_nothing(tmp_path: Path) -> None:
     for _ in range(3):
         watching(tmp_path).after_worker_group_poll_status(status(STOPPED, PEER))
     assert [event["cause"] for event in Reader(tmp_path).new_events()] == ["preemption"] * 3
+
+
+def test_a_lack_of_memory_costs_nothing_and_says_how_the_next_start_is_cut(tmp_path: Path) -> None:
+    watching(tmp_path).after_worker_group_poll_status(status(PEER, SHORT))
+    (event,) = Reader(tmp_path).new_events()
+    assert event["cause"] == "memory" and event["reason"].endswith("cuts its micro-batches into 4 pieces")
 
 
 def test_a_failure_that_is_seen_twice_counts_once(tmp_path: Path) -> None:

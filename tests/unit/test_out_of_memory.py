@@ -182,6 +182,19 @@ def test_ranks_that_cannot_go_back_say_so_and_the_next_start_cuts(
     assert both[0].losses == pytest.approx(alone.losses, abs=1e-4)
 
 
+def test_ranks_that_cannot_cut_any_finer_end_with_a_sentence(tmp_path: Path, pair: training.Pair) -> None:
+    flags = SHORT | {"batch_size": 4}
+    with pytest.raises(memory.Exhausted, match="into 2 pieces"):
+        pair.run(learn_without_room, tmp_path / "pair", flags)
+    with pytest.raises(ValueError, match="out of memory with a single example at a time; use a smaller network"):
+        pair.run(learn_without_room, tmp_path / "pair", flags)
+
+
+def learn_without_room(rank: int, folder: Path, flags: dict[str, Any]) -> training.Outcome:
+    """Learns as one of the pair, with room for nothing."""
+    return learn(folder, tight(0), Place(rank, 2), **flags)
+
+
 def learn_tight(rank: int, folder: Path, poor: int | None, where: str, flags: dict[str, Any]) -> training.Outcome:
     """Learns as one of the pair; rank `poor`, or each, has room for a third of a share."""
     return learn(folder, tight(10_000 if poor == 1 - rank else 40, where), Place(rank, 2), **flags)
