@@ -17,7 +17,7 @@ from grpc import aio
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 from pipelines.classifier.model import Model
 from services.batching import Batcher
-from services.classifier import is_plain
+from services.classifier import weigh
 from services.inline import Inline
 
 
@@ -43,7 +43,7 @@ async def serve(folder: Path) -> None:
     """Serves until the process is killed."""
     torch.set_num_threads(1)
     model = Model.load(folder)
-    batcher = Batcher(model.predict, name="floor", inline=Inline(is_plain))
+    batcher = Batcher(model.predict, name="floor", inline=Inline(weigh))
     server = aio.server()
     classifier_pb2_grpc.add_ClassifierServicer_to_server(Floor(batcher), server)
     port = server.add_insecure_port("127.0.0.1:0")

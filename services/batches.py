@@ -19,8 +19,8 @@ class Call:
     """When the call began to wait, on the same clock."""
     visit: Visit | None = field(default_factory=current.get)
     """What is noted of the call for the access log and traces."""
-    is_plain: bool = False
-    """Whether each item takes as long as others do; False where nobody asks."""
+    weight: int = 0
+    """What its items weigh, as inline.py says; 0 when one of them may take any time, or nobody asked."""
     count: int = field(init=False)
     """How many items; stays when a cancelled call lets go of them."""
 
@@ -47,7 +47,7 @@ class Batch:
     """One for each input of the calls, in order; empty when the model failed."""
     inputs: list[Any] = field(default_factory=list)
     """The items of the calls, in order."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     """What the model raised."""
     span: Any = None
     """The batch's span, once a traced call of it has ended."""

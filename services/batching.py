@@ -53,6 +53,8 @@ class Batcher:
         self._held: Call | None = None
         self._handed_count = 0  # calls that the thread has, until their batch is delivered
         self._near = Near()
+        self._seen_count, self._seen_s, self._idle_s = 0, 0.0, 0.0
+        self._refused_count = 0
         self._context = contextvars.Context()
         self._open = True
         # Counters of items need no lock: each is written by one thread only, or by whichever of loop and thread
@@ -83,9 +85,11 @@ class Batcher:
         waiting = self.waiting_count
         ahead = waiting + len(inputs)
         if ahead > self._max_waiting:
+            self._refused_count += 1
             raise errors.Busy(retry_after_s=max(0.01, waiting * self._item_s))
         now = time.monotonic()
         if now + max(self._quickest_s, ahead * self._least_item_s / SURPRISE) >= deadline:
+            self._refused_count += 1
             raise errors.TooLate("the time left is less than the work needs")
         call = Call(inputs, self._loop.create_future(), deadline, now)
         self._submitted_count += call.count
@@ -107,6 +111,16 @@ class Batcher:
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # lets the last batch's delivery, already scheduled, run
 
+    def take_refused(self) -> int:
+        """Says how many calls were refused since last asked because time or room was too short."""
+        count, self._refused_count = self._refused_count, 0
+        return count
+
+    def take_idle(self) -> float:
+        """Says for how long the event loop computed since last asked only to wait for more calls; in seconds."""
+        idle_s, self._idle_s = self._idle_s, 0.0
+        return idle_s
+
     def check(self) -> None:
         """Raises RuntimeError when the model's thread has died, which only a mistake of ours can cause."""
         if not self._thread.is_alive():
@@ -116,8 +130,8 @@ class Batcher:
         """Puts a call where it is to be computed: on the loop if that may be, and nothing is left to the thread."""
         inline = self._inline
         if inline is not None and not self.is_threaded:
-            call.is_plain = all(map(inline.is_plain, call.inputs))
-            if call.is_plain and not self._handed_count and inline.takes(call.count):
+            call.weight = inline.weigh(call.inputs)
+            if call.weight and not self._handed_count and inline.takes(call.weight):
                 self._near.add(call)
                 if len(self._near.calls) == 1:
                     self._loop.call_soon(self._look, context=self._context)
@@ -127,37 +141,47 @@ class Batcher:
 
     def _hand_over(self) -> None:
         """Leaves the loop's calls to the thread."""
-        near, self._near = self._near, Near()
+        near, self._near, self._seen_count = self._near, Near(), 0
         self._handed_count += len(near.calls)
         for call in near.calls:
             self._queue.put(call)
 
     def _look(self) -> None:
         """Computes the loop's calls if it is time to, or looks again in the next turn."""
-        near = self._near
+        near, inline = self._near, self._inline
         if not near.calls:
             return
-        assert self._inline is not None
-        if self._handed_count or not self._inline.takes(near.size):
+        assert inline is not None
+        if self._handed_count or not inline.takes(near.weight):
             self._hand_over()
             return
-        if near.size < self._max_batch and self._inline.waits(near, time.monotonic()):
-            self._loop.call_soon(self._look, context=self._context)
+        if near.count < self._max_batch and inline.waits(near, time.monotonic()):
+            self._wait(len(near.calls))
             return
-        self._near = Near()
+        self._near, self._seen_count = Near(), 0
         batch = Batch()
         for call in near.calls:
             self._admit(call, batch)
-        if batch.calls:
+        try:
             self._compute(batch)
-        self._deliver(batch)
+        finally:
+            self._deliver(batch)
+
+    def _wait(self, call_count: int) -> None:
+        """Looks again in the next turn; a turn that brought no call was spent on waiting alone."""
+        cpu_s = time.thread_time()
+        if call_count == self._seen_count:
+            self._idle_s += cpu_s - self._seen_s
+        self._seen_count, self._seen_s = call_count, cpu_s
+        self._loop.call_soon(self._look, context=self._context)
 
     def _work(self) -> None:
         """Computes batch after batch until close()."""
         while (batch := self._take()) is not None:
-            if batch.calls:
+            try:
                 self._compute(batch)
-            self._loop.call_soon_threadsafe(self._deliver, batch)
+            finally:
+                self._loop.call_soon_threadsafe(self._deliver, batch)
 
     def _take(self) -> Batch | None:
         """Waits for a call and takes with it what else waits, up to max_batch items; None at the end."""
@@ -192,29 +216,34 @@ class Batcher:
             batch.inputs += inputs
 
     def _compute(self, batch: Batch) -> None:
-        """Runs the model; what it raises fails this batch's calls and nothing else."""
+        """Runs the model; what it raises, be it a panic of a library, fails this batch's calls and nothing else."""
         inputs = batch.inputs
+        if not inputs:
+            return
         before_s = time.thread_time()
         batch.started = time.monotonic()
         try:
             for start in range(0, len(inputs), self._max_batch):
                 batch.results += self._predict(inputs[start : start + self._max_batch])
             assert len(batch.results) == len(inputs), f"{len(batch.results)} predictions of {len(inputs)} inputs"
-        except Exception as error:
+        except BaseException as error:
             batch.failure = error
-        batch.compute_s = time.monotonic() - batch.started
-        batch.cpu_s = time.thread_time() - before_s
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        finally:
+            batch.compute_s = time.monotonic() - batch.started
+            batch.cpu_s = time.thread_time() - before_s
         self._learn(batch)
 
     def _learn(self, batch: Batch) -> None:
         """Notes how quick the model can be; a batch with errors among its results did less than the work."""
         self._item_s = item_s = batch.compute_s / batch.size
-        if batch.failure or any(isinstance(result, Exception) for result in batch.results):
-            return
-        self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
-        self._least_item_s = min(self._least_item_s or item_s, item_s)
-        if self._inline is not None and all(call.is_plain for call in batch.calls):
-            self._inline.learn(batch.size, batch.cpu_s)
+        whole = batch.failure is None and not any(isinstance(result, Exception) for result in batch.results)
+        if self._inline is not None and all(call.weight for call in batch.calls):
+            self._inline.learn(sum(call.weight for call in batch.calls), batch.cpu_s, whole)
+        if whole:
+            self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
+            self._least_item_s = min(self._least_item_s or item_s, item_s)
 
     def _deliver(self, batch: Batch) -> None:
         """Answers a batch's calls, on the event loop."""
@@ -233,15 +262,16 @@ class Batcher:
             start = end
         for call in batch.late:
             if not call.answer.done():
+                self._refused_count += 1
                 call.answer.set_exception(errors.TooLate("no time was left before compute"))
             elif call.answer.cancelled():
                 self._gone_count -= call.count
         self._handed_count -= batch.taken_count
-        if self.observe and batch.calls:
+        if self.observe and (batch.calls or batch.late):
             self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
 
 
-def _failure(cause: Exception, visit: Visit | None) -> errors.ServiceError:
+def _failure(cause: BaseException, visit: Visit | None) -> errors.ServiceError:
     """Logs the cause under a request id, and the caller sees the id alone; what is fit to be shown passes as it is."""
     if isinstance(cause, errors.ServiceError):
         return cause

@@ -66,9 +66,9 @@ def blame(image: pb.Image, error: Exception) -> tuple[str, Reason]:
     return "encoded", Reason.TOO_LARGE if isinstance(error, TooManyPixelsError) else Reason.NOT_AN_IMAGE
 
 
-def is_plain(image: bytes | np.ndarray) -> bool:
-    """Whether it is pixels: a file of a few bytes may hold millions."""
-    return isinstance(image, np.ndarray)
+def weigh(image: bytes | np.ndarray) -> int:
+    """Weighs all pixels alike, which the model takes in one size only; a file of a few bytes may hold millions."""
+    return int(isinstance(image, np.ndarray))
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,5 +97,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
-    is_plain=is_plain,
+    weigh=weigh,
 )

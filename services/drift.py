@@ -86,7 +86,7 @@ class Drift:
 
     def offer(self, batch: Batch) -> None:
         """Lets the thread look at a batch that has been delivered, if it is time for another."""
-        if batch.started >= self._next_s and batch.failure is None:
+        if batch.started >= self._next_s and batch.failure is None and batch.calls:
             self._next_s = float("inf")
             self._queue.put((batch.inputs[:MOST_ITEMS], batch.results[:MOST_ITEMS]))
 

@@ -21,7 +21,7 @@ as much is saved by an item that is computed with others."""
 LEAST_QUIET_S, MOST_QUIET_S = 0.0002, 0.001
 """What that share is kept between; gRPC hands calls over one by one, some 0.1 ms apart."""
 WEIGHT = 0.2
-"""Share of the newest batch in what is known of the model's time."""
+"""Share of the newest batch in what is known of the time of its like."""
 FADING = 16
 """Batches over which a crowd is forgotten, and after which a try is made to wait for more calls than are expected."""
 
@@ -53,51 +53,85 @@ class Near:
     """Calls that wait for the loop to compute them."""
 
     calls: list[Call] = field(default_factory=list)
-    size: int = 0
+    count: int = 0
     """How many items they have."""
+    weight: int = 0
+    """What these weigh."""
     deadline: float = float("inf")
     """When the first of the callers gives up, on the clock of time.monotonic()."""
 
     def add(self, call: Call) -> None:
         """Adds a call."""
         self.calls.append(call)
-        self.size += call.count
+        self.count += call.count
+        self.weight += call.weight
         self.deadline = min(self.deadline, call.deadline)
+
+
+@dataclass
+class Usual:
+    """What batches of about the same weight take."""
+
+    weight: float
+    seconds: float
 
 
 class Inline:
     """What is known of a model's time, and of its callers; for one thread at a time."""
 
-    def __init__(self, is_plain: Callable[[Any], bool]) -> None:
+    def __init__(self, weigh: Callable[[Any], int]) -> None:
         """Begins without knowing anything, so that the first batches are the thread's.
 
-        is_plain: says of an input whether it takes as long as others do.
+        weigh: says how many times as long as the quickest an input takes at the most; 0 of one that may take any time.
         """
-        self.is_plain = is_plain
+        self._weigh = weigh
         self._crowd = Crowd()
-        self._first_s = 0.0
-        """What a batch of one item takes; 0 while nothing is known."""
-        self._item_s = 0.0
-        """What each item besides takes."""
+        self._known: dict[int, Usual] = {}
+        """By the power of two that the weight is below."""
 
-    def learn(self, size: int, seconds: float) -> None:
-        """Notes what a batch of plain inputs took without waiting for anything."""
-        if not self._first_s:
-            self._first_s, self._item_s = seconds, seconds / size
-        elif size == 1 or seconds < self._first_s:
-            self._first_s += WEIGHT * (seconds - self._first_s)
-        else:
-            self._item_s += WEIGHT * (max(0.0, seconds - self._first_s) / (size - 1) - self._item_s)
+    def weigh(self, inputs: list[Any]) -> int:
+        """Gives what a call's inputs weigh together; 0 when one of them may take any time."""
+        if len(inputs) == 1:
+            return self._weigh(inputs[0])
+        weights = [self._weigh(one) for one in inputs]
+        return sum(weights) if all(weights) else 0
 
-    def takes(self, size: int) -> bool:
-        """Says whether so many items are foretold to be computed soon enough."""
-        return 0 < self._first_s + (size - 1) * self._item_s <= LONGEST_S
+    def learn(self, weight: int, seconds: float, whole: bool = True) -> None:
+        """Notes what a batch took without waiting for anything.
+
+        whole: whether all of it was computed; if not, it would have taken longer yet.
+        """
+        usual = self._known.get(weight.bit_length())
+        if usual is None:
+            if whole or seconds > LONGEST_S:
+                self._known[weight.bit_length()] = Usual(weight, seconds)
+        elif whole or seconds > usual.seconds:
+            share = (
+                1.0 if usual.seconds <= LONGEST_S < seconds else WEIGHT
+            )  # what held the loop up does not do so twice
+            usual.weight += share * (weight - usual.weight)
+            usual.seconds += share * (seconds - usual.seconds)
+
+    def foretell(self, weight: int) -> float:
+        """Gives the seconds that a batch takes at the most, by batches of about its weight or the nearest ones.
+
+        More takes no less, and twice as much at most twice as long. Infinite while nothing is known.
+        """
+        near = self._known.get(weight.bit_length())
+        if near is not None:
+            return near.seconds * max(1.0, weight / near.weight)
+        usuals = self._known.values()
+        return min((usual.seconds * max(1.0, weight / usual.weight) for usual in usuals), default=float("inf"))
+
+    def takes(self, weight: int) -> bool:
+        """Says whether so much is foretold to be computed soon enough."""
+        return self.foretell(weight) <= LONGEST_S
 
     def waits(self, near: Near, now: float) -> bool:
         """Says whether to wait for more calls than those; asked once a turn of the loop until it says no."""
         first, last = near.calls[0].submitted, near.calls[-1].submitted
-        is_quiet = now - last >= min(MOST_QUIET_S, max(LEAST_QUIET_S, QUIET * self._first_s))
-        is_over = now - first >= PATIENCE_S or now + PATIENCE_S >= near.deadline or not self.takes(2 * near.size)
+        is_quiet = now - last >= min(MOST_QUIET_S, max(LEAST_QUIET_S, QUIET * self.foretell(1)))
+        is_over = now - first >= PATIENCE_S or now + PATIENCE_S >= near.deadline or not self.takes(2 * near.weight)
         if not (is_quiet or is_over or self._crowd.is_here(len(near.calls))):
             return True
         self._crowd.came(len(near.calls))

@@ -44,9 +44,9 @@ def blame(query: pb.RecommendQuery, error: Exception) -> tuple[str, Reason]:
     return f"item_ids[{error.item_index}]", Reason.UNKNOWN_ITEM
 
 
-def is_plain(query: Query) -> bool:
-    """Whether it names few items and wants few."""
-    return len(query.item_ids) <= PLAIN_ITEMS and query.k <= PLAIN_ITEMS
+def weigh(query: Query) -> int:
+    """Weighs all queries alike that name few items and want few."""
+    return int(len(query.item_ids) <= PLAIN_ITEMS and query.k <= PLAIN_ITEMS)
 
 
 SERVICE = Service(
@@ -59,5 +59,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
-    is_plain=is_plain,
+    weigh=weigh,
 )

@@ -10,12 +10,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-QUEUE_S, BUSY, LOOP = "queue_s", "busy", "loop"
+QUEUE_S, BUSY, LOOP, REFUSED = "queue_s", "busy", "loop", "refused"
 """What a replica reports, by the names that the policy finds them under."""
 REPORT_S = 1.0
 """Seconds between reports."""
@@ -28,6 +28,9 @@ FULL = 0.7
 SATURATED = 0.75
 """Share of its time for which an event loop that is full computes, beside others that want its core: calls then wait
 before any queue of ours. Above FULL, so that no step down follows."""
+MOST_REFUSED = 0.01
+"""Share of calls that replicas which are busy may refuse because time or room is short: their callers wait for less
+than the target, or not at all."""
 CALM = 0.5
 """Share of the target that the wait must be below for a step down; between the two nothing changes."""
 
@@ -105,31 +108,52 @@ class QueuePolicy:
     def __call__(self, ctx: "AutoscalingContext") -> tuple[int, dict[str, Any]]:
         """Says how many replicas there should be, by what they reported; Serve keeps the empty state beside it."""
         reported = ctx.aggregated_metrics or {}
-        queue_s = [*reported.get(QUEUE_S, {}).values()]
-        busy = [*reported.get(BUSY, {}).values()]
-        loops = [*reported.get(LOOP, {}).values()]
+        queue_s, busy, loops, refused = ([*reported.get(name, {}).values()] for name in (QUEUE_S, BUSY, LOOP, REFUSED))
         now = ctx.target_num_replicas
-        if not busy or len(busy) < now:
-            return now, {}  # some are still starting: what they will take over is not known yet
-        return wanted(now, queue_s, busy, self._target_queue_s, loops), {}
+        if not busy:
+            return now, {}
+        then = wanted(now, queue_s, busy, self._target_queue_s, loops, refused)
+        return min(now, then) if len(busy) < now else then, {}  # what those take over that start is not known yet
 
 
 def wanted(
-    now: int, queue_s: list[float], busy: list[float], target_queue_s: float, loops: Sequence[float] = ()
+    now: int,
+    queue_s: list[float],
+    busy: list[float],
+    target_queue_s: float,
+    loops: Sequence[float] = (),
+    refused: Sequence[float] = (),
 ) -> int:
     """Says how many replicas should take the place of `now`.
 
     queue_s: mean wait of calls at each replica. busy: share of its time for which each computes. loops: the same of
-    their event loops alone. A replica that idles while calls wait elsewhere shows that connections do not spread: one
-    more would idle too, so none is added.
+    their event loops alone. refused: share of the calls of each that it refused for lack of time or room. A replica
+    that idles while calls wait elsewhere shows that connections do not spread: one more would idle too, so none is
+    added.
     """
-    mean_s = sum(queue_s) / len(queue_s)
-    is_short = mean_s > target_queue_s or sum(loops) / max(1, len(loops)) >= SATURATED
+    mean_s = _mean(queue_s)
+    refuses = _mean(refused) >= MOST_REFUSED and _mean(busy) >= FULL
+    is_short = mean_s > target_queue_s or _mean(loops) >= SATURATED or refuses
     if is_short and min(busy) >= IDLE:
         return max(now + 1, math.ceil(now * min(MOST_GROWTH, mean_s / target_queue_s)))
-    if max(queue_s) < target_queue_s * CALM:
+    if not is_short and max(queue_s) < target_queue_s * CALM:
         return min(now, max(1, math.ceil(sum(busy) / FULL)))
     return now
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+class Load(NamedTuple):
+    """How it went with a model for a while."""
+
+    wait_s: float
+    """Mean wait of calls."""
+    busy: float
+    """Share of the time for which it computed."""
+    refused: float
+    """Share of calls that were refused because time or room was too short."""
 
 
 class Meter:
@@ -139,7 +163,7 @@ class Meter:
         """Begins to measure."""
         self._read = self._computed = time.monotonic()
         self._waits_s = 0.0
-        self._calls_count = 0
+        self._calls_count = self._refused_count = 0
         self._compute_s = 0.0
 
     def add(self, waits_s: list[float], compute_s: float) -> None:
@@ -149,8 +173,12 @@ class Meter:
         self._compute_s += compute_s
         self._computed = time.monotonic()
 
-    def read(self, is_waiting: bool) -> tuple[float, float]:
-        """Gives the mean wait in seconds and the busy share since the reading before, and begins anew.
+    def refuse(self, calls_count: int) -> None:
+        """Notes calls that were refused at once because the time they had left, or the room for them, was too short."""
+        self._refused_count += calls_count
+
+    def read(self, is_waiting: bool) -> Load:
+        """Says how it went since the reading before, and begins anew.
 
         is_waiting: whether calls wait now; while no batch ends they have waited nearly as long as the last is past.
         """
@@ -160,8 +188,9 @@ class Meter:
         past_s = max(now - self._read, 1e-6)
         busy = min(1.0, self._compute_s / past_s)
         self._compute_s = max(0.0, self._compute_s - past_s)  # of a batch longer than the time between readings
-        self._read, self._waits_s, self._calls_count = now, 0.0, 0
-        return wait_s, busy
+        refused = self._refused_count / max(1, self._calls_count + self._refused_count)
+        self._read, self._waits_s, self._calls_count, self._refused_count = now, 0.0, 0, 0
+        return Load(wait_s, busy, refused)
 
 
 class Thread:
@@ -171,8 +200,12 @@ class Thread:
         """Begins to measure."""
         self._read, self._cpu = time.monotonic(), time.thread_time()
 
-    def read(self) -> float:
-        """Gives the share of its time for which it computed since the reading before, and begins anew."""
+    def read(self, idle_s: float = 0.0) -> float:
+        """Gives the share of its time for which it computed since the reading before, and begins anew.
+
+        idle_s: processor time in between that it only waited in.
+        """
         before, cpu_before = self._read, self._cpu
         self._read, self._cpu = time.monotonic(), time.thread_time()
-        return min(1.0, (self._cpu - cpu_before) / max(self._read - before, 1e-6))
+        busy_s = max(0.0, self._cpu - cpu_before - idle_s)
+        return min(1.0, busy_s / max(self._read - before, 1e-6))

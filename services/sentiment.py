@@ -7,8 +7,8 @@ from services.reasons import Reason
 from services.service import Service
 
 MOST_CHARACTERS = 10_000
-PLAIN_CHARACTERS = 500
-"""Characters up to which texts take about as long."""
+WEIGHT_CHARACTERS, MOST_WEIGHT = 125, 4
+"""Characters by which a text takes an encoder as long again as a short one, and how often at the most it may."""
 
 
 def check(request: pb.AnalyzeRequest) -> None:
@@ -43,9 +43,10 @@ def blame(text: str, error: Exception) -> tuple[str, Reason]:
     return "", Reason.TOO_LONG
 
 
-def is_plain(text: str) -> bool:
-    """Whether it is a sentence or a few."""
-    return len(text) <= PLAIN_CHARACTERS
+def weigh(text: str) -> int:
+    """Weighs a sentence or a few by their length, and nothing longer."""
+    weight = 1 + len(text) // WEIGHT_CHARACTERS
+    return weight if weight <= MOST_WEIGHT else 0
 
 
 SERVICE = Service(
@@ -58,5 +59,5 @@ SERVICE = Service(
     decode=decode,
     encode=encode,
     blame=blame,
-    is_plain=is_plain,
+    weigh=weigh,
 )

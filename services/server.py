@@ -72,13 +72,18 @@ class Server:
         return sum(slot.waiting_count for slot in self.slots.values())
 
     def load(self) -> dict[str, float]:
-        """Says how long calls wait for the slowest model and how busy the busiest is, by their names in scaling.py.
+        """Reports the longest wait, the greatest work and so on, by their names in scaling.py.
 
-        The event loop counts among them: with small models it is what calls wait for.
+        The event loop counts among what is busy: with small models it is what calls wait for.
         """
-        waits_s, busy = zip(*(slot.load() for slot in self.slots.values()), strict=True)
-        loop = self._thread.read()
-        return {scaling.QUEUE_S: max(waits_s), scaling.BUSY: max(*busy, loop), scaling.LOOP: loop}
+        waits_s, busy, refused = zip(*(slot.load() for slot in self.slots.values()), strict=True)
+        loop = self._thread.read(sum(slot.take_idle() for slot in self.slots.values()))
+        return {
+            scaling.QUEUE_S: max(waits_s),
+            scaling.BUSY: max(*busy, loop),
+            scaling.LOOP: loop,
+            scaling.REFUSED: max(refused),
+        }
 
     async def start(self) -> None:
         """Warms the models up, then listens, then says SERVING."""
@@ -99,13 +104,17 @@ class Server:
         if self._expiry is not None:
             self._expiry.start()
 
-    async def drain(self) -> None:
-        """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
+    def retire(self) -> None:
+        """Says NOT_SERVING for good."""
         self._is_draining = True
         self._open_inference.ready = False
         self._health.set(self._names(), health.NOT_SERVING)
         for slot in self.slots.values():
             slot.replicas.set(0)
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
+        self.retire()
         await asyncio.sleep(NOTICE_S)
         self._health.close()
         await self._server.stop(self._options.drain_s)

@@ -40,8 +40,8 @@ class Service:
     blame: Callable[[Any, Exception], tuple[str, Reason]]
     """Says which field of an item the model's error is about, as a path below the item (empty for the whole), and why
     the model refused it."""
-    is_plain: Callable[[Any], bool]
-    """Whether an input takes a model as long as others do, about, whatever it holds."""
+    weigh: Callable[[Any], int]
+    """Says how many times as long as the quickest input one takes a model at the most; 0 if it may take any time."""
 
     @cached_property
     def abstains(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from services.drift import Drift
 from services.inline import Inline
 from services.models import Loaded
 from services.options import Options
-from services.scaling import Meter
+from services.scaling import Load, Meter
 
 if TYPE_CHECKING:
     from services.door import Context
@@ -27,6 +28,8 @@ Submit = Callable[[list[Any], float], Awaitable[list[Any]]]
 OUTCOMES = ("swapped", "refused")
 """What can come of a model that is to be put in place of another."""
 ROLES, MODES = ("champion", "candidate"), ("shadow", "canary")
+RETIRE_S = 15.0
+"""Longest wait for a model that was replaced to answer the calls it has."""
 ENDS = tuple(state for state in STATES if state != "running")
 
 
@@ -90,6 +93,7 @@ class Slot:
         self.wanted = figures.value(metrics.REPLICAS_WANTED, self.name)
         self.wanted.set(1)
         self._swapping = asyncio.Lock()
+        self._left: set[asyncio.Task[None]] = set()
         self.counters = Counters(self.name, figures)
         self.current = self._generation(loaded)
         self.trial: Trial | None = None
@@ -100,9 +104,14 @@ class Slot:
         """Items waiting for the model."""
         return self.current.batcher.waiting_count
 
-    def load(self) -> tuple[float, float]:
-        """Gives the mean wait of calls in seconds, and the busy share of the model's time, since last asked."""
+    def load(self) -> Load:
+        """Says how it went since last asked."""
+        self._meter.refuse(self.current.batcher.take_refused())
         return self._meter.read(self.waiting_count > 0)
+
+    def take_idle(self) -> float:
+        """Says for how long the event loop only waited for more calls since last asked; in seconds."""
+        return self.current.batcher.take_idle()
 
     def pick(self, context: "Context") -> Generation:
         """Chooses what answers a call: the current model, or during a rollout perhaps the candidate."""
@@ -134,9 +143,7 @@ class Slot:
         """
         async with self._swapping:
             following = await self.prepare(loaded, served=True)
-            ended = self._replace(following)
-            for generation in ended:
-                await generation.close()
+            await self._retire(self._replace(following))
 
     async def adopt(self) -> None:
         """Ends the rollout with its candidate, which is warm, as what answers from now on."""
@@ -144,8 +151,7 @@ class Slot:
             assert self.trial is not None
             candidate = self.trial.release()
             self._serve(candidate)
-            for generation in self._replace(candidate):
-                await generation.close()
+            await self._retire(self._replace(candidate))
 
     async def prepare(self, loaded: Loaded, served: bool) -> Generation:
         """Makes a generation and warms it up; one that is not to be served is kept out of the service's figures.
@@ -190,6 +196,14 @@ class Slot:
         self._show(before, 0)
         self._show(following, 1)  # last: both may share gauges
         return [before, trial] if trial else [before]
+
+    async def _retire(self, ended: "list[Generation | Trial]") -> None:
+        """Closes what answers no more; one that hangs is left behind, as others wait to come after it."""
+        closing = [asyncio.create_task(one.close()) for one in ended]
+        self._left = {task for task in self._left if not task.done()} | set(closing)
+        _, late = await asyncio.wait(closing, timeout=RETIRE_S)
+        if late:
+            log.error("the former model of %s does not end after %.0f s; it is left behind", self.name, RETIRE_S)
 
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options
@@ -242,12 +256,15 @@ class Slot:
         generation.batcher.observe = self.observe if generation.drift is None else self._watch(generation.drift)
 
     def observe(self, batch: Batch) -> None:
-        """Counts a batch that has been computed."""
+        """Counts a batch, and the calls that waited for it until their time was up."""
+        now = time.monotonic()
+        late_s = [now - call.submitted for call in batch.late]
         waits_s = [batch.started - call.submitted for call in batch.calls]
-        self._queue.observe(waits_s)
-        self._meter.add(waits_s, batch.compute_s)
-        self._compute.observe([batch.compute_s])
-        self._batch_size.observe([batch.size])
+        self._queue.observe(waits_s + late_s)
+        self._meter.add(waits_s + late_s, batch.compute_s)
+        if batch.size:
+            self._compute.observe([batch.compute_s])
+            self._batch_size.observe([batch.size])
 
     def _watch(self, drift: Drift) -> Callable[[Batch], None]:
         """Makes an observer that also has the drift looked at."""
@@ -268,4 +285,4 @@ def _inline(loaded: Loaded) -> Inline | None:
     if loaded.service is None or network is None:
         return None
     has_weights = any(True for _ in network.parameters())  # what stands in for a network elsewhere has none
-    return Inline(loaded.service.is_plain) if has_weights and paths.is_on_cpu(network) else None
+    return Inline(loaded.service.weigh) if has_weights and paths.is_on_cpu(network) else None

@@ -278,6 +278,28 @@ def test_each_batch_is_reported_with_its_size_and_times():
     run(scenario)
 
 
+def test_calls_that_are_refused_for_lack_of_time_or_room_are_counted_and_those_that_waited_reported():
+    async def scenario(model: Doubler) -> None:
+        seen: list[Batch] = []
+        batcher = Batcher(model, name="test", max_waiting=2)
+        batcher.observe = seen.append
+        first = await busy(batcher, model)
+        late = asyncio.ensure_future(batcher.submit([13], time.monotonic() + 0.01))
+        await asyncio.sleep(0.02)
+        with pytest.raises(errors.Busy):
+            await batcher.submit([1, 2])
+        with pytest.raises(errors.TooLate):
+            await batcher.submit([1], time.monotonic())
+        model.open.set()
+        await asyncio.wait([first, late])
+        await batcher.close()
+        assert (batcher.take_refused(), batcher.take_refused()) == (3, 0)
+        assert [len(batch.late) for batch in seen] == [0, 1]
+        assert isinstance(late.exception(), errors.TooLate)
+
+    run(scenario)
+
+
 def test_the_loop_stays_free_while_the_model_computes():
     async def scenario(model: Doubler) -> None:
         batcher = Batcher(model, name="test")

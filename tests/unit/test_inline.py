@@ -22,6 +22,7 @@ class Model:
         self.batches: list[list[int]] = []
         self.threads: list[str] = []
         self.busy_s = 0.0
+        self.panics = False
 
     def __call__(self, inputs: list[int]) -> list[int]:
         self.batches.append(inputs)
@@ -29,6 +30,8 @@ class Model:
         until = time.thread_time() + self.busy_s
         while time.thread_time() < until:
             pass
+        if self.panics:
+            raise Panic
         if min(inputs) < 0:
             raise RuntimeError("negative")
         return [2 * number for number in inputs]
@@ -42,7 +45,7 @@ def run(scenario: Callable[[Model, Batcher], Awaitable[None]], **options: Any) -
 
     async def main() -> None:
         model = Model()
-        batcher = Batcher(model, name="test", inline=Inline(lambda number: number % 2 == 0), **options)
+        batcher = Batcher(model, name="test", inline=Inline(lambda number: 1 - number % 2), **options)
         assert await batcher.submit([0]) == [0]
         assert model.threads == ["model-test"], "nothing was known of its time"
         model.batches.clear()
@@ -102,6 +105,51 @@ def test_a_call_with_more_work_than_the_loop_may_do_is_left_to_the_thread():
     run(scenario)
 
 
+def test_batches_of_one_size_say_nothing_of_much_larger_ones():
+    inline = Inline(lambda _: 1)
+    for _ in range(150):
+        inline.learn(8, 2 * MS)
+    assert inline.takes(16) and not inline.takes(24)
+    assert inline.foretell(1024) == pytest.approx(256 * MS)
+    inline.learn(256, 3 * MS)
+    assert inline.takes(256) and inline.takes(24), "no more work takes no longer"
+
+
+def test_a_batch_that_was_not_computed_whole_shows_that_more_is_slow_and_never_that_it_is_quick():
+    inline = Inline(lambda _: 1)
+    inline.learn(8, 0.1 * MS, whole=False)
+    assert not inline.takes(1), "nothing is known"
+    inline.learn(8, 3 * MS)
+    inline.learn(8, 0.1 * MS, whole=False)
+    assert inline.foretell(8) == pytest.approx(3 * MS)
+    inline.learn(8, 50 * MS, whole=False)
+    assert not inline.takes(8)
+
+
+def test_inputs_that_take_longer_weigh_more():
+    inline = Inline(lambda number: number)
+    assert inline.weigh([1, 4]) == 5
+    assert inline.weigh([1, 0, 4]) == inline.weigh([0]) == 0, "it may take any time"
+
+
+class Panic(BaseException):
+    """What no ordinary handler sees, such as a panic of a library in Rust."""
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_panic_in_the_model_fails_its_batch_alone_on_the_loop_as_on_the_thread(number: int):
+    async def scenario(model: Model, batcher: Batcher) -> None:
+        model.panics = True
+        with pytest.raises(errors.Failure):
+            await asyncio.wait_for(batcher.submit([number]), 5)
+        model.panics = False
+        assert await batcher.submit([number]) == [2 * number]
+        batcher.check()
+        assert batcher.waiting_count == 0
+
+    run(scenario)
+
+
 def test_a_model_that_raises_on_the_loop_fails_its_batch_alone():
     async def scenario(model: Model, batcher: Batcher) -> None:
         with pytest.raises(errors.Failure):
@@ -121,6 +169,19 @@ def test_a_caller_who_goes_is_not_computed_for():
         assert await stays == [8]
         assert model.batches == [[4]]
         assert batcher.waiting_count == 0
+
+    run(scenario)
+
+
+def test_turns_in_which_the_loop_only_waits_for_more_calls_are_told_from_work():
+    async def scenario(model: Model, batcher: Batcher) -> None:
+        model.busy_s = 1 * MS
+        for _ in range(3):
+            await asyncio.gather(*(batcher.submit([2]) for _ in range(4)))
+        batcher.take_idle()
+        await batcher.submit([2])  # a crowd came lately
+        assert 0 < batcher.take_idle() < 2 * MS
+        assert batcher.take_idle() == 0
 
     run(scenario)
 
@@ -170,10 +231,10 @@ async def begun(inline: Inline, arrivals: list[float], deadline: float = float("
 
 def knowing(first_s: float, item_s: float) -> Inline:
     """Makes an Inline that knows how long batches take."""
-    inline = Inline(lambda _: True)
+    inline = Inline(lambda _: 1)
     for _ in range(50):
-        inline.learn(1, first_s)
-        inline.learn(11, first_s + 10 * item_s)
+        for weight in (1, 2, 4, 8, 16, 32, 64):
+            inline.learn(weight, first_s + (weight - 1) * item_s)
     return inline
 
 

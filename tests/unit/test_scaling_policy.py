@@ -46,6 +46,26 @@ def test_replicas_are_wanted_for_event_loops_that_are_full(now: int, busy: list[
     assert wanted(now, [0.001] * now, busy, TARGET_S, loops) == then
 
 
+@pytest.mark.parametrize(
+    ("busy", "refused", "then"),
+    [
+        ([1.0], [0.6], 2),  # callers wait for less than the target, and most in vain
+        ([1.0], [0.005], 1),
+        ([0.1], [1.0], 1),  # nobody could answer within their time
+    ],
+)
+def test_a_replica_is_added_where_busy_ones_refuse_calls(busy: list[float], refused: list[float], then: int):
+    assert wanted(1, [0.03], busy, TARGET_S, [0.1], refused) == then
+
+
+def test_waiting_for_calls_is_no_work():
+    thread = Thread()
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+    assert thread.read(idle_s=0.05) < 0.1
+
+
 def test_a_thread_is_as_busy_as_it_computes():
     thread = Thread()
     until = time.monotonic() + 0.05
@@ -61,11 +81,13 @@ def context(now: int, **reported: dict[str, float]) -> SimpleNamespace:
     return SimpleNamespace(target_num_replicas=now, aggregated_metrics=reported)
 
 
-def test_nothing_changes_while_a_replica_is_starting_or_has_said_nothing():
+def test_none_is_added_while_a_replica_is_starting_or_has_said_nothing():
     policy = QueuePolicy(TARGET_S)
     assert policy(context(2)) == (2, {})  # type: ignore[arg-type]
     one = context(2, **{QUEUE_S: {"a": 1.0}, BUSY: {"a": 1.0}})
     assert policy(one) == (2, {})  # type: ignore[arg-type]
+    idle = context(4, **{name: {"a": 0.0, "b": 0.0, "c": 0.0} for name in (QUEUE_S, BUSY, LOOP)})
+    assert policy(idle) == (1, {})  # type: ignore[arg-type] # one that cannot start keeps no others
     both = context(2, **{QUEUE_S: {"a": 1.0, "b": 1.0}, BUSY: {"a": 1.0, "b": 1.0}})
     assert policy(both) == (4, {})  # type: ignore[arg-type]
     full = context(1, **{QUEUE_S: {"a": 0.0}, BUSY: {"a": 1.0}, LOOP: {"a": 1.0}})
@@ -75,7 +97,7 @@ def test_nothing_changes_while_a_replica_is_starting_or_has_said_nothing():
 def test_a_meter_tells_the_mean_wait_and_begins_anew_with_each_reading():
     meter = Meter()
     meter.add([0.1, 0.3], compute_s=0.0)
-    wait_s, busy = meter.read(is_waiting=False)
+    wait_s, busy, _ = meter.read(is_waiting=False)
     assert (wait_s, busy) == (pytest.approx(0.2), 0.0)
     assert meter.read(is_waiting=False)[0] == 0.0
 
@@ -84,7 +106,7 @@ def test_calls_that_wait_for_a_batch_without_end_are_seen():
     meter = Meter()
     began = time.monotonic()
     time.sleep(0.02)
-    wait_s, _ = meter.read(is_waiting=True)
+    wait_s, *_ = meter.read(is_waiting=True)
     assert 0.02 <= wait_s <= time.monotonic() - began + 0.001
 
 

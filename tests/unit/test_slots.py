@@ -20,6 +20,7 @@ import registries
 from benchmarks.crowd import crowd
 from eagerly.v1 import sentiment_pb2
 from pipelines.sentiment.model import Prediction
+from services import slots
 from services.models import Loaded
 
 METHOD = "/eagerly.v1.Sentiment/Analyze"
@@ -122,6 +123,24 @@ def test_calls_that_wait_are_answered_by_the_model_they_came_to(tmp_path: Path):
         for thread in waiting:
             thread.join()
     assert answers == [(1, "")] * 4
+
+
+def test_a_former_model_that_hangs_keeps_no_later_one_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slots, "RETIRE_S", 0.2)
+    first = version(1)
+    with endpoints.serving([first], tmp_path) as endpoint, grpc.insecure_channel(endpoint.address) as channel:
+        first.model.open.clear()
+        answers: list[tuple[int, str]] = []
+        waiting = threading.Thread(target=lambda: answers.append(call(channel, 3)))
+        waiting.start()
+        time.sleep(0.3)
+        slot = endpoint.server.slots["sentiment"]
+        for number in (2, 3):
+            endpoint.run(slot.swap(version(number)))
+            assert call(channel, 1) == (number, "")
+        first.model.open.set()
+        waiting.join()
+    assert answers == [(1, "")]
 
 
 @pytest.mark.parametrize("flaw", [ValueError("not this"), RuntimeError("out of memory")])
