@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipelines.place import Place
 from pipelines.settings import Settings
 from pipelines.tasks import Task
@@ -16,14 +18,17 @@ IMPORT = re.compile(
 )
 BESIDE = ("mirror.py", "release.py", "storage.py", "stopping.py")
 """What the loop calls and learns nothing by; not followed."""
+EXACT = ("world", "threads", "device", "PyTorch", "GPU")
+"""What may change, but the run is not bit-identical then."""
 ANYWAY = "give what it began with, start a new run, or add --resume-anyway"
 
 
 def describe(task: Task, config: Settings, data_digest: str, place: Place) -> dict[str, Any]:
-    """Says what a run learns, by which code, from what, and on how many ranks and threads."""
+    """Says what a run learns, by which code, from what, and by what, and how much of it, it is computed."""
     told = {name: value for name, value in asdict(config).items() if name not in config.PATHS}  # the digest has these
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
     exact = {"world": place.world, "threads": place.threads, "device": place.device.partition(":")[0]}
+    exact |= {"PyTorch": torch.__version__, "GPU": torch.cuda.get_device_name(place.device) if place.is_gpu else ""}
     return {"task": task.name, "settings": settings, "code": code_digest(task), "data": data_digest, **exact}
 
 
@@ -44,7 +49,8 @@ def check(then: dict[str, Any] | None, now: dict[str, Any], where: str, anyway: 
         others.append(f"learned from other data (digest {then['data'][:12]}, now {now['data'][:12]})")
     if others and not anyway:
         raise ValueError(f"the checkpoint in {where!r} {', and '.join(others)}; {ANYWAY}")
-    moved = [(name, then[name], now[name]) for name in ("world", "threads", "device") if then[name] != now[name]]
+    told = [(name, then.get(name, ""), now[name]) for name in EXACT]
+    moved = [(name, before, after) for name, before, after in told if before and after and before != after]
     return [*others, *(f"was taken with {name} {before}, now {after}" for name, before, after in moved)]
 
 
@@ -66,7 +72,8 @@ def code_digest(task: Task) -> str:
 def sources(task: Task) -> dict[str, Path]:
     """Lists the sources of the loop, of the task, and of all in pipelines that they import, by their names there."""
     found: dict[str, Path] = {}
-    waiting = [ROOT / "loop.py", *sorted(task.folder.glob("*.py"))]
+    own = [path for path in task.folder.rglob("*.py") if "/." not in f"/{path.relative_to(task.folder)}"]
+    waiting = [ROOT / "loop.py", *sorted(own)]
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(task.folder.parent if task.folder in path.parents else ROOT))

@@ -11,3 +11,8 @@ class Place:
     world: int = 1
     device: str = "cpu"
     threads: int = 1
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.device.startswith("cuda")

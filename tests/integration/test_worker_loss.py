@@ -1,6 +1,7 @@
 """Workers that are killed under Ray Train: the run goes on from its checkpoint, and ends as if nothing had happened."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -24,11 +25,12 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The same run twice in one launch, the second with a worker killed."""
+class Runs:
+    """The same run three times in one launch: as it is, with a worker killed, and with one told to stop by SIGTERM."""
 
     undisturbed: Path
     killed: Path
+    told: Path
 
 
 def events(folder: Path, *kinds: str) -> list[Event]:
@@ -63,29 +65,42 @@ def plan(how: Launch, folder: Path, **flags: object) -> runs.Run:
 
 
 @pytest.fixture(scope="module")
-def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def three(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("loss")
     how = Launch(workers=2, threads=1, checkpoint_steps=10, max_failures=1)
-    planned = [plan(how, folder / name, epochs=8, dropout=0.1) for name in ("undisturbed", "killed")]
-    killer = threading.Thread(target=kill_at, args=(planned[1].folder, 60))
-    killer.start()
+    planned = [plan(how, folder / name, epochs=8, dropout=0.1) for name in ("undisturbed", "killed", "told")]
+    killers = [
+        threading.Thread(target=kill_at, args=(run.folder, 60, number))
+        for run, number in zip(planned[1:], (signal.SIGKILL, signal.SIGTERM), strict=True)
+    ]
+    for killer in killers:
+        killer.start()
     launch.train(planned, how)
-    killer.join()
-    return Pair(planned[0].folder, planned[1].folder)
+    for killer in killers:
+        killer.join()
+    return Runs(*(run.folder for run in planned))
 
 
-def test_the_journal_tells_of_the_restart_and_where_it_went_on(pair: Pair) -> None:
-    (restart,) = events(pair.killed, "restart")
+def test_the_journal_tells_of_the_restart_and_where_it_went_on(three: Runs) -> None:
+    (restart,) = events(three.killed, "restart")
     assert (restart["cause"], restart["reason"], restart["count"]) == ("loss", "a worker died", 1)
-    (resume,) = events(pair.killed, "resume")
+    (resume,) = events(three.killed, "resume")
     assert 50 <= resume["step"] < 200 and resume["problems"] == []
-    assert not events(pair.undisturbed, "restart") and len(events(pair.undisturbed, "start")) == 1
+    assert not events(three.undisturbed, "restart") and len(events(three.undisturbed, "start")) == 1
 
 
-def test_a_killed_worker_changes_nothing_in_the_final_state(pair: Pair) -> None:
-    (then,), (now,) = (events(folder, "state") for folder in (pair.undisturbed, pair.killed))
+def test_sigterm_costs_no_step_and_no_budget(three: Runs) -> None:
+    (restart,) = events(three.told, "restart")
+    said = re.match(r"stopped after step (\d+), whose checkpoint is written", restart["reason"])
+    assert said and restart["cause"] == "preemption"
+    (resume,) = events(three.told, "resume")
+    assert resume["step"] == int(said[1])
+
+
+@pytest.mark.parametrize("disturbed", ["killed", "told"])
+def test_what_happens_to_a_worker_changes_nothing_in_the_final_state(three: Runs, disturbed: str) -> None:
+    folders = three.undisturbed, getattr(three, disturbed)
+    (then,), (now,) = (events(folder, "state") for folder in folders)
     assert now["digest"] == then["digest"]
-    weights, others = (
-        load_file(folder / "artifact" / "model.safetensors") for folder in (pair.undisturbed, pair.killed)
-    )
+    weights, others = (load_file(folder / "artifact" / "model.safetensors") for folder in folders)
     assert all(bool((value == others[name]).all()) for name, value in weights.items())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import checkpoint
+from pipelines import checkpoint, sealed
 
 STATE: dict[str, Any] = {
     "network": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)},
@@ -37,6 +37,23 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         checkpoint.write(tmp_path, step, {"step": step})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
+
+
+def test_the_one_before_stays_until_the_next_was_read_back_and_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = checkpoint.write(tmp_path, 5, {"step": 5}, keep=1)
+    put = sealed.write
+
+    def lossy(folder: Path, *what: Any) -> str:
+        digest = put(folder, *what)
+        (folder / checkpoint.TENSORS).write_bytes(b"")
+        return digest
+
+    monkeypatch.setattr(sealed, "write", lossy)
+    with pytest.raises(sealed.Corrupt):
+        checkpoint.write(tmp_path, 10, {"step": 10}, keep=1)
+    assert checkpoint.whole(tmp_path) == [first]
 
 
 @pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "MANIFEST.json"])

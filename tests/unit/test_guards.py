@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import planted
 import pytest
 import torch
 import training
@@ -104,6 +106,22 @@ def test_a_run_that_nothing_helps_stops_with_a_report_of_module_batch_and_exampl
     assert example["index"] == int(batches.training(0, 3, 5, 1, None)[1])
     assert example["holds"][0] == {"shape": [1, 1], "dtype": "float32", "between": [], "not_finite": 1}
     assert not (tmp_path / "artifact").exists()
+
+
+@pytest.mark.parametrize(
+    ("odd", "part"),
+    [("return x * self.scale + torch.log(x * 0 - 1)", "output"), ("return x + torch.sqrt(x * 0)", "gradient")],
+)
+def test_the_report_names_the_module_whose_output_or_gradient_breaks_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, part: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    task = planted.plant(tmp_path, f"broken_{part}", odd)
+    with pytest.raises(loop.Diverged, match="odd"):
+        training.train(tmp_path / "run", str(task.folder), guard_skips=0, guard_halvings=0, **POINTS)
+    said = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (said["module"], said["part"]) == ("odd", part)
+    assert len(said["examples"]) == 1
 
 
 def test_a_run_of_nothing_but_skipped_steps_does_not_end_as_if_it_had_learned(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import training
 from training import PARITY, REGRESSION
 
@@ -68,6 +69,16 @@ def test_code_that_has_changed_since_is_refused_and_taken_when_told(
     assert training.train(tmp_path / "run", word, epochs=2, keeping=ANYWAY).metrics
 
 
+def test_code_in_a_folder_of_the_task_counts_too(tmp_path: Path) -> None:
+    word = _own_task(tmp_path, "parity_with_layers")
+    task = tasks.find(word)
+    (task.folder / "layers").mkdir()
+    (task.folder / "layers" / "__init__.py").write_text("WIDTH = 3\n")
+    before = identity.code_digest(task)
+    (task.folder / "layers" / "__init__.py").write_text("WIDTH = 4\n")
+    assert identity.code_digest(task) != before
+
+
 def test_the_code_s_digest_covers_what_is_learned_by_and_not_how_it_is_launched() -> None:
     names = {path.name for path in identity.sources(tasks.find("sentiment")).values()}
     assert {"loop.py", "steps.py", "schedules.py", "batches.py", "train.py", "ngrams.py"} <= names
@@ -76,16 +87,19 @@ def test_the_code_s_digest_covers_what_is_learned_by_and_not_how_it_is_launched(
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_other_numbers_of_workers_and_threads_are_allowed_and_said() -> None:
+def test_another_number_of_workers_or_threads_or_another_machine_is_allowed_and_said() -> None:
     task = tasks.find(PARITY)
-    then, now = (
-        identity.describe(task, task.config.Config(), "digest", place) for place in (Place(), Place(0, 2, "cuda:1", 4))
-    )
+    then = identity.describe(task, task.config.Config(), "digest", Place())
+    now = then | {"world": 2, "threads": 4, "device": "cuda", "GPU": "one", "PyTorch": "2.99.0"}
     assert identity.check(then, now, "run", anyway=False) == [
         "was taken with world 1, now 2",
         "was taken with threads 1, now 4",
         "was taken with device cpu, now cuda",
+        f"was taken with PyTorch {torch.__version__}, now 2.99.0",
     ]
+    assert identity.check(now, now | {"GPU": "other"}, "run", anyway=False) == ["was taken with GPU one, now other"]
+    before = {name: value for name, value in then.items() if name not in ("PyTorch", "GPU")}
+    assert identity.check(before, then, "run", anyway=False) == []
     assert identity.check(then, dict(then), "run", anyway=False) == []
 
 

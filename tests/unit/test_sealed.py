@@ -1,5 +1,6 @@
 """A sealed folder is whole or absent, and says when it is neither."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,28 @@ def test_a_sealed_folder_verifies_to_the_digest_it_was_written_with(tmp_path: Pa
 def test_the_digest_depends_on_content_and_facts_alone(tmp_path: Path) -> None:
     digests = [sealed.write(tmp_path / str(number), _fill, {"task": task}) for number, task in enumerate("xxy")]
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("way", ["put", "write"])
+def test_what_is_put_in_place_is_on_the_disk_before_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def noted(handle: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("renamed"), replace(path, target)))
+    if way == "put":
+        sealed.put(tmp_path / "a.json", "{}")
+    else:
+        sealed.write(tmp_path / "sealed", _fill)
+    moved = done.index("renamed")
+    assert {Path(path).name.split(".")[1] for path in done[:moved]} >= ({"a"} if way == "put" else {"sealed"})
+    assert done[moved + 1 :] == [str(tmp_path)]
 
 
 @given(some.integers(0, 99), some.integers(1, 255))
