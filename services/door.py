@@ -99,7 +99,7 @@ class Door:
         except errors.ServiceError as error:
             refusal = status.of(error)
             code = refusal.code
-            return _end(refusal, context)
+            return await _end(refusal, context)
         except asyncio.CancelledError:
             code = code_pb2.CANCELLED
             raise
@@ -107,7 +107,7 @@ class Door:
             failure = errors.Failure(visit and visit.request_id)
             log.exception("request %s failed", failure.request_id)
             code = code_pb2.INTERNAL
-            return _end(status.of(failure), context)
+            return await _end(status.of(failure), context)
         finally:
             seconds = time.monotonic() - started
             self.figures.end(code, seconds)
@@ -165,15 +165,18 @@ def _holder(context: Context) -> str | None:
     return None
 
 
-def _end(refusal: status_pb2.Status, context: Context) -> bytes:
+async def _end(refusal: status_pb2.Status, context: Context) -> bytes:
     """Gives a call the status that it ends with, once this reply is returned, an empty one that no unary caller sees.
 
     What abort() raises holds the call, its frames and its request, and the call holds it: they would all wait for the
-    collector of cycles, which looks at what is old but once a while.
+    collector of cycles, which looks at what is old but once a while. A call to which something was sent is not made
+    again, though, so one that is refused for now is aborted: clients retry UNAVAILABLE by the service config.
     """
     visit = visits.current.get()
     if visit is not None:
         visit.sign(context, failed=True)
+    if refusal.code == code_pb2.UNAVAILABLE:
+        await refuse(refusal, context)
     context.set_code(_GRPC_CODES[refusal.code])
     context.set_details(refusal.message)
     context.set_trailing_metadata(_with_details(refusal, context))

@@ -4,7 +4,6 @@
     ├── FieldError          about one field of the request
     │   ├── BadInput        the caller sent something wrong
     │   └── NotFound        the caller named something that does not exist
-    ├── TooMuch             more than this endpoint takes; a retry of the same call cannot help
     ├── Busy                more is waiting than this endpoint holds; a retry helps
     ├── TooLate             the deadline has passed, or is nearer than the work is long
     ├── Unavailable         starting, draining, or no model yet
@@ -73,12 +72,6 @@ class NotFound(FieldError):
     def __init__(self, description: str, field: str = "", reason: Reason = Reason.UNKNOWN_VALUE) -> None:
         """Takes the path of the field with the name, where it is one of a request's."""
         super().__init__(field, description, reason, _NOTHING)
-
-
-class TooMuch(ServiceError):
-    """Says which limit the call is over."""
-
-    reason = Reason.MESSAGE_TOO_LARGE
 
 
 class Busy(ServiceError):

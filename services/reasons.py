@@ -25,7 +25,6 @@ class Reason(Enum):
     UNKNOWN_ITEM = "the item is not in the catalogue"
     UNKNOWN_VALUE = "the value names something else that does not exist"
     QUEUE_FULL = "more waits for the model than the endpoint holds"
-    MESSAGE_TOO_LARGE = "the message is over the endpoint's cap"
     DEADLINE = "no time is left for the work, or less than it takes at its quickest"
     DRAINING = "the endpoint is about to stop"
     MODEL_AWAY = "the process that computes the model is starting again"

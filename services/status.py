@@ -15,7 +15,6 @@ _Violation = error_details_pb2.BadRequest.FieldViolation
 CODES: dict[type[errors.ServiceError], int] = {
     errors.BadInput: code_pb2.INVALID_ARGUMENT,
     errors.NotFound: code_pb2.NOT_FOUND,
-    errors.TooMuch: code_pb2.RESOURCE_EXHAUSTED,
     errors.Busy: code_pb2.RESOURCE_EXHAUSTED,
     errors.TooLate: code_pb2.DEADLINE_EXCEEDED,
     errors.Unavailable: code_pb2.UNAVAILABLE,

@@ -18,7 +18,11 @@ HANDSHAKE_S = 20
 KEEPALIVE_S = 60
 """Seconds after which a silent peer is asked whether it is still there."""
 ANSWER_S = 20
-"""Seconds in which it must answer, else the connection is closed."""
+"""Seconds in which its machine must acknowledge what it is sent, else the connection is closed: TCP_USER_TIMEOUT. No
+timer of gRPC's own goes by it: see PONG_S."""
+PONG_S = 60
+"""Seconds in which the peer itself must answer a ping, else the connection is closed; as long as gRPC's default, as the
+answer of a client on a slow line waits behind the request that it is sending."""
 PING_INTERVAL_S = 10
 """Seconds between pings of an idle client; one that pings more often is told to calm down and disconnected."""
 PING_STRIKES = 2
@@ -40,6 +44,7 @@ def arguments(options: Options) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
         ("grpc.keepalive_timeout_ms", ANSWER_S * 1000),
+        ("grpc.http2.ping_timeout_ms", PONG_S * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_S * 1000),
         ("grpc.http2.max_ping_strikes", PING_STRIKES),

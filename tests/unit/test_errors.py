@@ -22,7 +22,6 @@ def info(error: errors.ServiceError) -> error_details_pb2.ErrorInfo:
     [
         (errors.BadInput("texts[3]", "is empty"), code_pb2.INVALID_ARGUMENT),
         (errors.NotFound("no such user"), code_pb2.NOT_FOUND),
-        (errors.TooMuch("over the cap"), code_pb2.RESOURCE_EXHAUSTED),
         (errors.Busy(0.5), code_pb2.RESOURCE_EXHAUSTED),
         (errors.TooLate("no time left"), code_pb2.DEADLINE_EXCEEDED),
         (errors.Unavailable("draining"), code_pb2.UNAVAILABLE),
@@ -87,7 +86,6 @@ def test_what_a_model_returns_for_a_bad_item_becomes_an_error_of_the_domain(prob
         (errors.BadInput("texts", "is empty", Reason.EMPTY), "EMPTY"),
         (errors.BadInput("texts[0]", "is odd"), "INVALID_VALUE"),
         (errors.NotFound("no such user", "user_id", Reason.UNKNOWN_USER), "UNKNOWN_USER"),
-        (errors.TooMuch("over the cap"), "MESSAGE_TOO_LARGE"),
         (errors.Busy(0.5), "QUEUE_FULL"),
         (errors.TooLate("no time left"), "DEADLINE"),
         (errors.Unavailable("draining"), "DRAINING"),
