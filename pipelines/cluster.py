@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import psutil
 
 FILE, TOKEN = "cluster.json", "cluster-token"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Turned off, Ray takes 127.0.0.1 for the address of its machine, as it does on Windows and a Mac, and listens there
+alone. Else it listens on every interface: it takes a `--node-ip-address` of 127.0.0.1 for the one that others see."""
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
 
@@ -99,6 +103,24 @@ def start(port: int, client_port: int, cpus: int, gpus: int) -> Local:
     return local
 
 
+def private(environment: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Makes the variables that keep a Ray to this user: it listens on loopback alone, and its token is in a file.
+
+    What the environment says itself stays. Returns the token's file too, which is made where it is missing; none where
+    the environment brings a token or wants none.
+    """
+    variables = {LOOPBACK: environment.get(LOOPBACK, "0")}
+    if environment.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in environment:
+        return variables, ""
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or home() / TOKEN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return {**variables, "RAY_AUTH_TOKEN_PATH": str(path)}, str(path)
+
+
 def answers(local: Local) -> bool:
     """Says whether the cluster's jobs server answers."""
     token = Path(local.token).read_text().strip() if local.token and Path(local.token).exists() else ""
@@ -134,13 +156,8 @@ def _environment() -> tuple[dict[str, str], str]:
     environment.pop("RAY_ADDRESS", None)
     paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     environment["PATH"] = os.pathsep.join(paths)  # so that a job's `python` is this one
-    if environment.get("RAY_AUTH_MODE", "token") != "token" or "RAY_AUTH_TOKEN" in environment:
-        return environment, ""
-    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or home() / TOKEN)
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}, str(path)
+    variables, token = private(environment)
+    return {**environment, **variables, **({"RAY_AUTH_MODE": "token"} if token else {})}, token
 
 
 def _holder(local: Local) -> "psutil.Process | None":

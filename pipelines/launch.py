@@ -30,6 +30,18 @@ SHORT_WAIT_SECONDS = "8"
 """How long an elastic run waits for the room that Ray counted on, before it counts again."""
 
 
+def keep_private() -> None:
+    """Has the Ray that this process starts next be for its user alone: on loopback, and with a token."""
+    from ray._private import ray_constants
+
+    from pipelines import cluster
+
+    variables, _ = cluster.private(os.environ)
+    os.environ.update(variables)
+    constants: Any = ray_constants  # which has read the environment before
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(cluster.LOOPBACK, False)
+
+
 def start_ray(
     launch: Launch, dashboard: bool = False, cores: int = 0, say: Callable[[str], None] = lambda sentence: None
 ) -> str:
@@ -50,6 +62,7 @@ def start_ray(
     if not ray.is_initialized():
         where: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
+            keep_private()
             cores, grows = cores or os.cpu_count() or 1, False
             where = {"address": "local", "num_cpus": max(cores, launch.most) + 1, "include_dashboard": dashboard}
         context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ray import exceptions, serve
 from ray.serve.exceptions import RayServeException
 
-from services import errors, memory, models
+from services import errors, memory, models, ports
 from services.models import Loaded, Stored
 from services.resources import Hardware
 from services.server import Server
@@ -49,6 +49,7 @@ class Part:
         """
         import torch
 
+        ports.narrow()
         torch.set_num_threads(threads)
         self._index, self._count, self._device = index, count, device
         self._held: OrderedDict[str, Any] = OrderedDict()

@@ -9,16 +9,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 
-from services import memory, models, transport
+from services import memory, models, ports, transport
 from services.apart import Apart
 from services.follower import Follower
 from services.options import Options
 from services.resources import Hardware
 from services.scaling import Scaling
-from services.server import Server, address
+from services.server import Server
 from services.store import Store
 
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
@@ -42,7 +41,7 @@ class Endpoint:
 
         Raises ValueError when a model's folder is corrupt, or none has come from the registry.
         """
-        _narrow()
+        ports.narrow()
         self._apart = await asyncio.to_thread(Apart, parts)
         load = functools.partial(self._apart.load, device=device)
         self._follower = Follower(store, stored, options.poll_s, load) if store else None
@@ -112,21 +111,6 @@ def application(
 def _number(scaling: Scaling) -> dict[str, Any]:
     """Says how many replicas, in Serve's words."""
     return {"autoscaling_config": scaling.config()} if scaling.is_automatic else {"num_replicas": scaling.replicas}
-
-
-def _narrow() -> None:
-    """Puts the port that Serve opens for handles once the replica is made on loopback, where its node is.
-
-    Serve names all interfaces, wherever the node is, and unpickles what callers with Ray's token send.
-    """
-    from ray._common import tls_utils
-    from ray.serve._private import replica
-
-    opening: Any = replica
-    here = ray.util.get_node_ip_address()
-    if here in ("127.0.0.1", "::1"):
-        add = tls_utils.add_port_to_grpc_server
-        opening.add_port_to_grpc_server = lambda server, everywhere: add(server, address(here, 0))
 
 
 def _load(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pipelines import tasks, tracking
+from pipelines import launch, tasks, tracking
 from services.follower import environment
 from services.models import Stored, home
 from services.options import Options
@@ -124,6 +124,8 @@ def ray_running() -> Iterator[bool]:
 
     connected = ray.is_initialized()
     local = not connected and not os.environ.get("RAY_ADDRESS")
+    if local:
+        launch.keep_private()
     if not connected:
         address = {"address": "local", "include_dashboard": False} if local else {}
         ray.init(**address, logging_level=logging.ERROR, log_to_driver=False)

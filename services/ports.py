@@ -5,6 +5,7 @@ import itertools
 import random
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 HIGHEST = 65_535
 FREE = range(20_000, 32_768)
@@ -29,6 +30,22 @@ def find(host: str, port: int, flag: str) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"{flag} {port} of {host} cannot be bound ({reason}); choose another with {flag}") from None
+
+
+def narrow() -> None:
+    """Puts the port that Serve opens for handles once this replica is made on loopback, where its node is.
+
+    Serve names all interfaces, wherever the node is, and unpickles what callers with Ray's token send.
+    """
+    import ray
+    from ray._common import tls_utils
+    from ray.serve._private import replica
+
+    opening: Any = replica
+    here = ray.util.get_node_ip_address()
+    if here in ("127.0.0.1", "::1"):
+        add, place = tls_utils.add_port_to_grpc_server, f"[{here}]:0" if ":" in here else f"{here}:0"
+        opening.add_port_to_grpc_server = lambda server, everywhere: add(server, place)
 
 
 @functools.cache

@@ -43,11 +43,13 @@ def ray_cluster() -> Iterator[None]:
     """The one Ray cluster of the session."""
     import ray
 
+    from pipelines import cluster
     from pipelines.launch import start_ray
     from pipelines.settings import Launch
 
     os.environ.pop("RAY_ADDRESS", None)
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ[cluster.LOOPBACK] = "1"  # a machine joins it in test_capacity.py
     start_ray(Launch(workers=2), cores=6)
     yield
     ray.shutdown()

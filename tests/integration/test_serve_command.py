@@ -18,8 +18,10 @@ import pytest
 from benchmarks.serving import convnet
 from eagerly.client import Client, Raw
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
+from pipelines import cluster
 from services import ports
 
+Served = tuple["subprocess.Popen[str]", int, int, int]
 IN_FLIGHT = 4
 """Calls of as many items as a call may have, which together take seconds."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,12 +53,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     """An environment that names no cluster and no registry but the folder's own."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    named = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "MLFLOW_TRACKING_URI")
+    kept = {key: value for key, value in os.environ.items() if key not in named}
     return {**kept, "PYTHONPATH": str(ROOT), "EAGERLY_HOME": str(folder / "home")}
 
 
-def free_ports() -> tuple[int, int]:
-    return ports.find("127.0.0.1", 0, "--port"), ports.find("127.0.0.1", 0, "--metrics-port")
+def free_ports() -> list[int]:
+    return [ports.find("127.0.0.1", 0, flag) for flag in ("--port", "--metrics-port", "--probe-port")]
+
+
+def exposed_ports(process: psutil.Process) -> set[int]:
+    """TCP ports on which a process, or one below it, listens to other machines too."""
+    family = [process, *process.children(recursive=True)]
+    places = [one.laddr for each in family for one in each.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert places
+    return {place.port for place in places if place.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
 
 
 def in_flight(metrics_port: int) -> float:
@@ -79,10 +90,11 @@ def eagerly(folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.fixture
-def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int, int]]":
-    """The command once it says that it is ready, its port and that of its metrics."""
-    port, metrics_port = free_ports()
+def served(folder: Path) -> Iterator[Served]:
+    """The command once it says that it is ready, its port and those of its metrics and of probes from elsewhere."""
+    port, metrics_port, probe_port = free_ports()
     where = ["--port", str(port), "--metrics-port", str(metrics_port)]
+    where += ["--probe-port", str(probe_port), "--probe-host", "0.0.0.0"]
     process = eagerly(folder, "serve", "classifier", *where, "--max-batch", "1")  # so that many items take long
     assert process.stdout is not None
     said = []
@@ -91,18 +103,20 @@ def served(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], int, int]]":
         if line.startswith("ready"):
             break
     assert said, process.communicate()[1]
-    yield process, port, metrics_port
+    yield process, port, metrics_port, probe_port
     if process.poll() is None:
         process.kill()
     process.communicate()
 
 
-def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tuple[subprocess.Popen[str], int, int]"):
-    process, port, _ = served
+def test_the_champion_is_served_on_loopback_until_ctrl_c_and_no_process_is_left(served: Served, folder: Path):
+    process, port, _, probe_port = served
     with Client(f"127.0.0.1:{port}") as client:
         (result,) = client.classify([Raw(bytes(28 * 28), (28, 28))], top_k=2)
     assert len(result.labels) == 2
     assert (result.provenance.model, result.provenance.version) == ("classifier", "1")
+    assert exposed_ports(psutil.Process(process.pid)) == {probe_port}, "other machines reach what nobody opened to them"
+    assert (folder / "home" / cluster.TOKEN).stat().st_mode & 0o777 == 0o600
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     os.killpg(process.pid, signal.SIGINT)
@@ -116,8 +130,8 @@ def test_the_champion_is_served_until_ctrl_c_and_no_process_is_left(served: "tup
     assert not [child for child in children if child.is_running()]
 
 
-def test_calls_in_flight_at_ctrl_c_are_answered(served: "tuple[subprocess.Popen[str], int, int]"):
-    process, port, metrics_port = served
+def test_calls_in_flight_at_ctrl_c_are_answered(served: Served):
+    process, port, metrics_port, _ = served
     image = classifier_pb2.Image(raw=classifier_pb2.RawImage(data=bytes(28 * 28), shape=(28, 28)))
     request = classifier_pb2.ClassifyRequest(images=[image] * 1024)
     with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_retries", 0)]) as channel:
