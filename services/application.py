@@ -11,7 +11,8 @@
           options: {host: 0.0.0.0, port: 9002, insecure: true}
 
 MLFLOW_TRACKING_URI names the registry and EAGERLY_HOME the folder of models, the same on every node. Each replica
-fetches the champions onto its own node and waits as long as there is none: until then its ports are closed.
+fetches the champions onto its own node and waits as long as there is none: until then its ports are closed. A config
+file with ray_actor_options of the deployment `endpoint` replaces all that the endpoint asks for, the environment too.
 """
 
 import tempfile
@@ -29,7 +30,7 @@ from services.resources import Hardware, Resources
 from services.scaling import Scaling
 from services.store import Store
 
-ARGUMENTS = ("tasks", "options", "scaling", "cpus", "gpu")
+ARGUMENTS = ("tasks", "options", "scaling", "cpus", "gpu", "gpus_per_replica")
 FILES = ("tls_cert", "tls_key", "client_ca", "tokens", "jwks")
 """Options that are files; they must be there on the nodes of replicas, not where the config is read."""
 
@@ -50,12 +51,13 @@ def build(args: dict[str, Any]) -> serve.Application:
         )
     scaling = args.get("scaling") or {}
     _check("args.scaling", scaling, [field.name for field in fields(Scaling)])
+    resources = Resources(bool(args.get("gpu", False)), float(args.get("gpus_per_replica", 0)))
     store = hosting.store()
     return endpoint.application(
         chosen,
         [_awaited(word) for word in words],
         str(Path(tempfile.gettempdir()) / f"eagerly-metrics-{chosen.port}"),
-        Hardware(Scaling(**scaling), Resources(gpu=bool(args.get("gpu", False))), float(args.get("cpus", 1))),
+        Hardware(Scaling(**scaling), resources, float(args.get("cpus", 1))),
         Store(store.home, store.uri, patience_s=float("inf")),
     )
 

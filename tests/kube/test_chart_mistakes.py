@@ -35,6 +35,7 @@ MISTAKES = {
     "a source of certificates that is not there": ("security: {tls: {source: selfsigned}}", "/security/tls/source"),
     "a share above one": ("serving: {options: {abstainBelow: 50}}", "/serving/options/abstainBelow"),
     "models that are never looked for": ("serving: {options: {pollSeconds: 0}}", "/serving/options/pollSeconds"),
+    "a path that is not there": ("serving: {options: {paths: quick}}", "/serving/options/paths"),
     "a schedule that is none": ("retraining: {schedule: daily at 3}", "/retraining/schedule"),
     "retraining of what is not there": ("retraining: {tasks: [translator]}", "/retraining/tasks/0"),
     "a flag that is none": ("retraining: {tasks: [sentiment], flags: [epochs=3]}", "/retraining/flags/0"),
@@ -76,6 +77,10 @@ MISTAKES = {
         "serving.services.sentiment.minReplicas is 5 and maxReplicas 2",
     ),
     "a queue shorter than a call": ("serving: {options: {maxWaiting: 10}}", "serving.options.maxWaiting is 10"),
+    "payloads without a log": (
+        "serving: {options: {accessLog: false, logPayloadBytes: 100}}",
+        "there is no log to put them into",
+    ),
     "fault tolerance without Redis": ("serving: {faultTolerance: {enabled: true}}", 'redisAddress is ""'),
     "Redis with a password in its address": (
         "serving: {faultTolerance: {enabled: true, redisAddress: 'redis://:secret@redis:6379'}}",

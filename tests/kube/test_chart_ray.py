@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from charts import NAMES, containers, of_kind, pod_templates, rendered
+import yaml
+from charts import NAMES, containers, of_kind, pod_templates, rendered, template
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
 
@@ -30,6 +31,27 @@ def test_a_head_that_keeps_its_state_in_redis_has_the_password_from_a_secret():
     assert options["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}}
     (plain,) = of_kind(rendered(), "RayService")
     assert "gcsFaultToleranceOptions" not in plain["spec"]["rayClusterConfig"]
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # ray.serve's own
+@pytest.mark.parametrize("values", ["", "serving: {handoverSeconds: 7, options: {drainSeconds: 40.5}}"])
+def test_ray_and_the_kubelet_give_a_pod_that_ends_the_time_to_hand_its_replica_over_and_to_answer_its_calls(
+    values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from services.application import build
+
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path))
+    manifests = [*yaml.safe_load_all(template(values).stdout)]
+    (service,) = of_kind(manifests, "RayService")
+    application, *_ = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    stop_s = build(application["args"])._bound_deployment._deployment_config.graceful_shutdown_timeout_s
+    handover_s = 7 if values else 60
+    pods = {title: pod for title, pod in pod_templates(manifests).items() if title.startswith("RayService")}
+    for title, pod in pods.items():  # the head too, as Serve's controller lives there
+        variables = {one["name"]: one.get("value") for one in containers(pod)[-1]["env"]}
+        given_s = int(str(variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]))
+        assert handover_s + stop_s <= given_s < handover_s + stop_s + 1, title
+        assert pod["spec"]["terminationGracePeriodSeconds"] == given_s + 10, title
 
 
 def test_training_on_gpus_scales_by_itself_between_its_bounds():

@@ -32,6 +32,14 @@ def test_a_config_file_may_ask_for_a_gpu_a_replica():
     assert options["num_gpus"] == 1
 
 
+def test_replicas_of_a_config_file_may_share_a_gpu():
+    from services import application
+
+    options = application.build({**ASKED, "gpu": True, "gpus_per_replica": 0.5})._bound_deployment.ray_actor_options
+    assert options is not None
+    assert options["num_gpus"] == 0.5
+
+
 def test_replicas_wait_for_their_first_model_as_long_as_it_takes(tmp_path, monkeypatch):
     from services import application
 
@@ -59,7 +67,8 @@ def test_files_are_those_of_the_replicas_node_and_need_not_be_here():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"replicas": 3}, "args has replicas; it may have tasks, options, scaling, cpus, gpu"),
+        ({"replicas": 3}, "args has replicas; it may have tasks, options, scaling, cpus, gpu, gpus_per_replica"),
+        ({"gpus_per_replica": 0.5}, "--gpus-per-replica needs --gpu"),
         ({"tasks": []}, "args.tasks is []; it must list at least one task of classifier, sentiment, recommender"),
         ({"tasks": ["sentimnet"]}, "unknown task 'sentimnet'"),
         ({"options": {"prot": 9000}}, "args.options has prot; it may have host, port"),

@@ -63,6 +63,9 @@
 {{- if lt ($serving.options.maxWaiting | int) ($serving.options.maxItems | int) }}
 {{- fail (printf "serving.options.maxWaiting is %v; it must be at least maxItems, %v, or no full call could wait" $serving.options.maxWaiting $serving.options.maxItems) }}
 {{- end }}
+{{- if and $serving.options.logPayloadBytes (not $serving.options.accessLog) }}
+{{- fail (printf "serving.options.logPayloadBytes is %v, and serving.options.accessLog is false; there is no log to put them into" $serving.options.logPayloadBytes) }}
+{{- end }}
 {{- if and $serving.faultTolerance.enabled (not (regexMatch "^rediss?://[^/@]+:[0-9]+$" $serving.faultTolerance.redisAddress)) }}
 {{- fail (printf "serving.faultTolerance is enabled and redisAddress is %q; give redis://host:port or rediss://host:port, and the password as passwordSecret" $serving.faultTolerance.redisAddress) }}
 {{- end }}

@@ -147,8 +147,8 @@ initContainers:
 {{- end }}
 
 {{/*
-A Ray head: (dict "root" . "name" "serve" "component" "serving-head" "size" head "autoscaling" true "priority" "").
-With autoscaling, the API's token is mounted where the autoscaler runs and nowhere else.
+A Ray head: (dict "root" . "name" "serve" "component" "serving-head" "size" head "autoscaling" true "priority" ""), and
+"leaveSeconds" of one that takes longer to end than Ray's 30 seconds. With autoscaling, the API's token is mounted where the autoscaler runs and nowhere else.
 */}}
 {{- define "eagerly.rayHead" -}}
 rayStartParams:
@@ -162,6 +162,9 @@ template:
   spec:
     automountServiceAccountToken: false
     enableServiceLinks: false
+    {{- with .leaveSeconds }}
+    terminationGracePeriodSeconds: {{ add . 10 }}
+    {{- end }}
     {{- with .priority }}
     priorityClassName: {{ . }}
     {{- end }}
@@ -185,6 +188,10 @@ template:
             protocol: TCP
         env:
           {{- include "eagerly.rayEnv" .root | nindent 10 }}
+          {{- with .leaveSeconds }}
+          - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+            value: {{ . | quote }}
+          {{- end }}
         resources:
           {{- include "eagerly.resources" .size | nindent 10 }}
         securityContext:

@@ -13,6 +13,9 @@ applications:
         {{- if gt ($group.maxReplicas | int) ($group.minReplicas | int) }}
         max_replicas: {{ $group.maxReplicas }}
         {{- end }}
+        target_queue_ms: {{ $.Values.serving.scaling.targetQueueMilliseconds | toJson }}
+        scale_up_s: {{ $.Values.serving.scaling.scaleUpSeconds | toJson }}
+        scale_down_s: {{ $.Values.serving.scaling.scaleDownSeconds | toJson }}
       cpus: {{ $group.cpu }}
       gpu: {{ gt ($group.gpu | int) 0 }}
       options:
@@ -25,13 +28,17 @@ applications:
           num_gpus: {{ $group.gpu }}
           resources:
             {{ $group.name }}: 1
+          # Ray takes these options instead of those of services/endpoint.py, whose environment is said again here.
           runtime_env:
             env_vars:
               RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD: "0"
+              ONEDNN_PRIMITIVE_CACHE_CAPACITY: "256"
+              MALLOC_ARENA_MAX: "2"
+              GRPC_VERBOSITY: "NONE"
 {{- end }}
 {{- end }}
 
-{{/* An endpoint's options, by the names of services/options.py. */}}
+{{/* An endpoint's options, by the names of services/options.py; as JSON, since Go writes 1000000 as 1e+06. */}}
 {{- define "eagerly.endpointOptions" -}}
 {{- $serving := .root.Values.serving -}}
 {{- $security := .root.Values.security -}}
@@ -61,19 +68,33 @@ jwt_audience: {{ $security.jwt.audience | quote }}
 insecure: true
 {{- end }}
 reflection: {{ $options.reflection }}
-access_log: "-"
+access_log: {{ ternary "-" "" $options.accessLog | quote }}
+log_payloads: {{ $options.logPayloadBytes | toJson }}
 otlp_endpoint: {{ $options.otlpEndpoint | quote }}
-trace_ratio: {{ $options.traceRatio }}
-max_message_bytes: {{ $options.maxMessageBytes | int64 }}
-max_items: {{ $options.maxItems }}
-max_batch: {{ $options.maxBatch }}
-max_waiting: {{ $options.maxWaiting }}
+trace_ratio: {{ $options.traceRatio | toJson }}
+max_message_bytes: {{ $options.maxMessageBytes | toJson }}
+accept_compressed: {{ $options.acceptCompressed }}
+max_items: {{ $options.maxItems | toJson }}
+max_batch: {{ $options.maxBatch | toJson }}
+max_waiting: {{ $options.maxWaiting | toJson }}
+inline: {{ $options.inline }}
 threads: {{ .group.cpu }}
-drain_s: {{ $options.drainSeconds }}
-poll_s: {{ $options.pollSeconds }}
-max_connection_age_s: {{ $options.maxConnectionAgeSeconds }}
-abstain_below: {{ $options.abstainBelow }}
+paths: {{ $options.paths }}
+tolerance: {{ $options.tolerance | toJson }}
+drain_s: {{ $options.drainSeconds | toJson }}
+poll_s: {{ $options.pollSeconds | toJson }}
+max_connection_age_s: {{ $options.maxConnectionAgeSeconds | toJson }}
+abstain_below: {{ $options.abstainBelow | toJson }}
 drift: {{ $options.drift }}
+{{- end }}
+
+{{/*
+Seconds that Ray gives a Pod of serving which is told to end: another takes its replica over, then calls end, within the
+five seconds more that Serve waits. Ray stops a replica so early that the end of its calls fits in, whether or not it has
+been replaced. The head takes as long, since Serve's controller lives there.
+*/}}
+{{- define "eagerly.leaveSeconds" -}}
+{{- add .Values.serving.handoverSeconds (ceil .Values.serving.options.drainSeconds) 5 }}
 {{- end }}
 
 {{/* The Pods of one group: (dict "root" . "group" group). */}}
@@ -106,7 +127,7 @@ drift: {{ $options.drift }}
     spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
-      terminationGracePeriodSeconds: {{ add $serving.options.drainSeconds 30 }}
+      terminationGracePeriodSeconds: {{ include "eagerly.leaveSeconds" $root | add 10 }}
       {{- with include "eagerly.servingPriority" $root }}
       priorityClassName: {{ . }}
       {{- end }}
@@ -151,6 +172,8 @@ drift: {{ $options.drift }}
             failureThreshold: 2
           env:
             {{- include "eagerly.rayEnv" $root | nindent 12 }}
+            - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+              value: {{ include "eagerly.leaveSeconds" $root | quote }}
           resources:
             {{- include "eagerly.resources" $group | nindent 12 }}
           securityContext:
