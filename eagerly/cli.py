@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 
+from eagerly import usage
+
 VERBS = {
     "train": "train a task's model through Ray Train, log it to MLflow, register it",
     "tune": "search a task's settings with Ray Tune, train the best out",
@@ -25,7 +27,7 @@ USAGE = "usage: eagerly VERB [flags]"
 def main(words: list[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     verb, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
-    if verb in ("--help", "-h"):
+    if verb in usage.HELP:
         print(_help())
         return 0
     if verb == "--version":
@@ -36,20 +38,30 @@ def main(words: list[str] | None = None) -> int:
     if verb not in VERBS:
         return _refuse(f"unknown verb {verb!r}; there are {', '.join(VERBS)}")
     try:
-        return importlib.import_module(f"eagerly.commands.{verb}").main(rest) or 0
+        return _run(verb, rest)
     except ValueError as problem:
         return _refuse(str(problem))
     except ModuleNotFoundError as problem:
         if problem.name is None or problem.name.partition(".")[0] in ("eagerly", "pipelines", "services"):
             raise
         lack = f"`eagerly {verb}` needs {problem.name}, which the light client lacks"
-        return _refuse(f"{lack}; pip install 'eagerly[cluster]'")
+        return _refuse(f"{lack}; in the checkout, pip install '.[cluster]'")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("eagerly: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """Runs a verb, or shows the help of one of its own verbs, before anything is asked or made."""
+    command = importlib.import_module(f"eagerly.commands.{verb}")
+    shown = usage.asked(words, f"eagerly {verb}", command.VERBS, command.HELP) if hasattr(command, "VERBS") else None
+    if shown is not None:
+        print(shown)
+        return 0
+    return command.main(words) or 0
 
 
 def _help() -> str:

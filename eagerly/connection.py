@@ -11,6 +11,14 @@ from typing import Any
 import grpc
 
 MOST_CONNECTIONS = 64
+KEEPALIVE_S = 30
+"""Seconds after which a silent server is asked whether it is still there, as one whose machine was lost never says that
+it is not. Ours bear with a ping every 10 s, of idle connections too."""
+ANSWER_S = 10
+"""Seconds in which its machine must acknowledge what it is sent, else the connection is closed, and its calls fail as
+UNAVAILABLE: TCP_USER_TIMEOUT, and nothing else in gRPC 1.85."""
+PONG_S = 20
+"""Seconds in which the server itself must answer a ping, else the same; gRPC's own would be a minute."""
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -64,6 +72,11 @@ class Connection:
             ("grpc.service_config", service_config()),
             ("grpc.max_receive_message_length", -1),
             ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+            ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+            ("grpc.keepalive_timeout_ms", ANSWER_S * 1000),
+            ("grpc.http2.ping_timeout_ms", PONG_S * 1000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),  # no limit: an idle connection sends nothing else
         ]
         if self.tls and self.tls.server_name:
             given.append(("grpc.ssl_target_name_override", self.tls.server_name))

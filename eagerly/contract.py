@@ -1,7 +1,8 @@
 """What callers ask and are told, apart from how it travels; needs grpcio and protobuf alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -12,6 +13,7 @@ CLASSIFY = "eagerly.v1.Classifier/Classify"
 ANALYZE = "eagerly.v1.Sentiment/Analyze"
 RECOMMEND = "eagerly.v1.Recommender/Recommend"
 """The RPCs, as traces name them."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,27 @@ class Violation:
 class CallError(Exception):
     """Says why a call, or one item of it, was not answered."""
 
-    def __init__(self, code: str, message: str, violations: tuple[Violation, ...] = (), reason: str = "") -> None:
-        """Takes gRPC's name of the code, such as INVALID_ARGUMENT, and the stable reason of docs/errors.md."""
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        violations: tuple[Violation, ...] = (),
+        reason: str = "",
+        metadata: Mapping[str, str] = NOTHING,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Takes gRPC's name of the code, such as INVALID_ARGUMENT, and what the server's details say.
+
+        reason: the stable word of docs/errors.md. metadata: what goes with it, such as the `limit` that was passed.
+        retry_after_s: seconds after which the same call may be answered; None where no time is known to help.
+        """
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.violations = violations
         self.reason = reason
+        self.metadata = metadata
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -156,7 +172,7 @@ def call_error(error: Any) -> CallError:
     """Reads what ended a call, with the details that the server added."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     found = status_pb2.Status.FromString(details) if details else status_pb2.Status()
-    return CallError(error.code().name, error.details() or "", _violations(found), _reason(found))
+    return _refusal(error.code().name, error.details() or "", found)
 
 
 def _image(image: bytes | Raw) -> classifier_pb2.Image:
@@ -169,19 +185,15 @@ def _error(status: status_pb2.Status) -> CallError | None:
     """Reads an item's status; None when it is OK."""
     if not status.code:
         return None
-    return CallError(code_pb2.Code.Name(status.code), status.message, _violations(status), _reason(status))
+    return _refusal(code_pb2.Code.Name(status.code), status.message, status)
 
 
-def _violations(status: status_pb2.Status) -> tuple[Violation, ...]:
-    bad = error_details_pb2.BadRequest()
-    return tuple(
-        Violation(violation.field, violation.description)
-        for detail in status.details
-        if detail.Unpack(bad)
-        for violation in bad.field_violations
-    )
-
-
-def _reason(status: status_pb2.Status) -> str:
-    info = error_details_pb2.ErrorInfo()
-    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
+def _refusal(code: str, message: str, status: status_pb2.Status) -> CallError:
+    """Reads the details that docs/errors.md lists; those that are missing leave their defaults."""
+    bad, info, retry = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        for kind in (bad, info, retry):
+            detail.Unpack(kind)
+    violations = tuple(Violation(one.field, one.description) for one in bad.field_violations)
+    delay_s = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return CallError(code, message, violations, info.reason, dict(info.metadata), delay_s)

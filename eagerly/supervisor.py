@@ -16,9 +16,10 @@ import threading
 import time
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from eagerly.commands.progress import State
-from pipelines import cluster, history, job_log, runs, sealed
+from pipelines import cluster, history, job_log, runs, sealed, tracking
 from pipelines.journal import Reader
 
 SAY_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 1.0, 10.0, 600.0
@@ -158,9 +159,11 @@ class Supervisor:
         }
         if self.state.loss == self.state.loss:
             self.said["loss"] = round(self.state.loss, 4)
-        if self._has_run() and "mlflow" not in self.said:
+        if self._has_run() and "link" not in self.said:
             with contextlib.suppress(ValueError, KeyError):
-                self.said["mlflow"] = json.loads((self.run_dir / "mlflow.json").read_text())["run_id"]
+                known = json.loads((self.run_dir / "mlflow.json").read_text())
+                self.said["mlflow"] = known["run_id"]
+                self.said["link"] = tracking.link(_public(tracking.uri()), known["experiment_id"], known["run_id"])
 
     def print(self, text: str) -> None:
         """Writes a line for people."""
@@ -220,6 +223,12 @@ class Supervisor:
             self.keeper.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(LAST_SECONDS if self.stopping else UPLOAD_SECONDS)
+
+
+def _public(uri: str) -> str:
+    """Names a tracking store without the user and password that its address may hold."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def _adopt() -> None:

@@ -229,7 +229,7 @@ class Recorder:
         """Opens the MLflow run of this folder, and remembers which it is."""
         memory = self.run_dir / MEMORY
         tracker = tracking.Tracker(self.about["task"], self.run_dir.name, self.about["id"], _known(memory), parent)
-        sealed.put(memory, json.dumps({"run_id": tracker.run_id}))
+        sealed.put(memory, json.dumps({"run_id": tracker.run_id, "experiment_id": tracker.experiment_id}))
         return tracker
 
     def _start(self) -> tracking.Tracker:

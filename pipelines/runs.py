@@ -81,7 +81,7 @@ def discard(runs: list[Run]) -> None:
             shutil.rmtree(run.folder)
 
 
-def join(word: str, task: Task, config: Settings, launch: Launch, folder: Path | None = None) -> Run:
+def join(word: str, task: Task, config: Settings, folder: Path | None = None) -> Run:
     """Describes a run whose folder another rank makes."""
     return Run(word, task, config, folder or Path())
 

@@ -63,7 +63,7 @@ class Settings:
     tf32: Literal["default", "no", "yes"] = "default"
     """Whether GPUs round float32 to 10 bits in matrix products and convolutions; by default in convolutions alone."""
     guards: bool = True
-    """Whether a step whose loss or gradient is not finite is skipped, and what follows when skipping does not help."""
+    """Skips steps whose loss or gradient is not finite, and does more when that does not help; --no-guards does not."""
     guard_window: int = 64
     """Steps after which the guards count the skipped ones among them."""
     guard_skips: int = 3
@@ -162,9 +162,9 @@ class Launch:
     tracker_patience: float = 60.0
     """Seconds that the command waits, after training, for an MLflow that is away; then `eagerly record` is needed."""
     tensorboard: bool = True
-    """Whether TensorBoard's event files are written to the run's folder."""
+    """Writes TensorBoard's event files to the run's folder; --no-tensorboard does not."""
     wandb: Literal["no", "offline", "online"] = "no"
-    """Whether the run also goes to Weights & Biases, or to its files for `wandb sync`; needs eagerly[wandb]."""
+    """Whether the run also goes to Weights & Biases, or to its files for `wandb sync`; needs the package wandb."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""

@@ -13,7 +13,8 @@ from pipelines.points import Once, Point, Points
 def check(mode: str) -> None:
     """Raises ValueError when a run is to go to Weights & Biases and its package is not there."""
     if mode != "no" and importlib.util.find_spec("wandb") is None:
-        raise ValueError(f"--wandb {mode} needs the package wandb; pip install 'eagerly[wandb]', or leave --wandb out")
+        way = "in the checkout, pip install '.[wandb]', or leave --wandb out"
+        raise ValueError(f"--wandb {mode} needs the package wandb; {way}")
 
 
 class Copy:

@@ -62,7 +62,7 @@ class Options:
     max_waiting: int = 4096
     """Most items waiting for a model; more are refused."""
     inline: bool = True
-    """Whether the event loop computes batches that take a few milliseconds; --no-inline leaves all to a thread."""
+    """Computes batches that take a few milliseconds on the event loop; --no-inline leaves all to a thread."""
     threads: int = 1
     """CPU threads a model computes with."""
     paths: Literal["eager", "exact", "fast"] = "exact"
@@ -80,7 +80,7 @@ class Options:
     abstain_below: float = 0.0
     """Least score of a best label, 0 to 1, below which a reply says that the model abstains; a call may ask another."""
     drift: bool = True
-    """Whether what models are asked and say is compared with their validation split."""
+    """Compares what models are asked and say with their validation split; --no-drift does not."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import random
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +21,10 @@ Ask = Callable[[list[Any]], list[Any]]
 Write = Callable[[Any], dict[str, Any]]
 """Turns a result into what its line of JSON holds."""
 
+MOST_TRIES = 12
+"""Calls for the same inputs while the endpoint is full, the first included."""
+MOST_WAIT_S = 10.0
+"""Longest wait between two of them, unless the endpoint asks for a longer one: two minutes and a half together."""
 BAR_EVERY_S = 0.2
 BAR_WIDTH = 30
 
@@ -36,24 +42,41 @@ class Bulk:
                 raise ValueError(f"--{name} is {value}; it must be 1 to {most}")
         self._read, self._ask, self._write = read, ask, write
         self._batch, self._concurrency = batch, concurrency
+        self._ended = threading.Event()
         self.done_count = self.bad_count = 0
 
     def run(self, lines: TextIO, output: TextIO, bar: "Bar") -> None:
         """Writes a line of JSON for each line of input, in order, with its number; a bad one tells its error.
 
-        Raises CallError when the endpoint does not answer a call; what was answered before has been written.
+        Raises CallError when the endpoint does not answer a call, or is full for too long; what was answered before
+        has been written.
         """
         waiting: deque[tuple[list[dict[str, Any]], Future[list[Any]]]] = deque()
         with ThreadPoolExecutor(self._concurrency) as pool:
             try:
                 for heads, inputs in self._batches(lines):
-                    waiting.append((heads, pool.submit(self._ask, inputs) if inputs else _nothing()))
+                    waiting.append((heads, pool.submit(self._call, inputs) if inputs else _nothing()))
                     while len(waiting) > 2 * self._concurrency or (waiting and waiting[0][1].done()):
                         self._put(*waiting.popleft(), output, bar)
                 while waiting:
                     self._put(*waiting.popleft(), output, bar)
             finally:
+                self._ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, inputs: list[Any]) -> list[Any]:
+        """Makes a call, again while the endpoint is full: after as long as it asks for, twice as long each time."""
+        tried = 0
+        while True:
+            try:
+                return self._ask(inputs)
+            except CallError as error:
+                tried, told_s = tried + 1, error.retry_after_s
+                if told_s is None or tried == MOST_TRIES:
+                    raise
+                wait_s = max(told_s, min(MOST_WAIT_S, told_s * 2 ** (tried - 1)))
+                if self._ended.wait(wait_s * random.uniform(1.0, 1.25)):  # not all calls at once
+                    raise
 
     def _batches(self, lines: TextIO) -> Iterator[tuple[list[dict[str, Any]], list[Any]]]:
         """Yields the heads of some lines, and the inputs of those that are good; blank lines are passed over."""
@@ -111,8 +134,8 @@ class Bar:
 def answer(path: str, output: str, bulk: Bulk) -> None:
     """Answers a file, `-` being standard input, into a file or standard output.
 
-    Raises ValueError when a file cannot be opened, when the endpoint stops answering, saying how far it came, and at
-    the end when some lines were bad, saying how many.
+    Raises ValueError when a file cannot be opened and at the end when some lines were bad, saying how many; CallError
+    when the endpoint stops answering.
     """
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_opened(path, "r", "--file")) if path != "-" else sys.stdin
@@ -122,9 +145,6 @@ def answer(path: str, output: str, bulk: Bulk) -> None:
             bulk.run(lines, written, bar)
         except UnicodeDecodeError as problem:
             raise ValueError(f"{path} is not UTF-8 ({problem.reason}); {bulk.done_count} lines were answered") from None
-        except CallError as error:
-            error.message += f"; {bulk.done_count} lines were answered before"
-            raise
         finally:
             bar.show(bulk.done_count, last=True)
     if bulk.bad_count:

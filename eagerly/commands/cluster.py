@@ -3,15 +3,22 @@
 import time
 from dataclasses import dataclass
 
-from eagerly import flags
+from eagerly import flags, steps, usage
+from eagerly.usage import Verb
 
-HELP = """usage: eagerly cluster up [--port 8265] [--cpus N] [--gpus N]
-       eagerly cluster status
-       eagerly cluster down
-
-up starts a Ray cluster on this machine, whose dashboard and jobs server listen on loopback alone and ask for a token;
-`eagerly submit` and `eagerly jobs` find both by themselves. down ends exactly its processes, jobs included."""
-USAGE = "`eagerly cluster up`, `status` or `down`"
+VERBS = {
+    "up": Verb(
+        "[--port 8265] [--cpus N] [--gpus N]", "Starts a Ray cluster on this machine to submit jobs to.", has_flags=True
+    ),
+    "status": Verb("", "Says where the cluster is and what it has; ends with 1 when none answers."),
+    "down": Verb("", "Ends exactly the processes of the cluster, jobs included."),
+}
+HELP = usage.page(
+    "eagerly cluster",
+    VERBS,
+    """up starts a Ray cluster on this machine, whose dashboard and jobs server listen on loopback alone and ask for a
+token; `eagerly submit` and `eagerly jobs` find both by themselves. down ends exactly its processes, jobs included.""",
+)
 NONE = "no cluster runs here; `eagerly cluster up` starts one"
 
 
@@ -37,7 +44,7 @@ class Up:
 def main(words: list[str]) -> int:
     """Runs `eagerly cluster ...`. Raises ValueError with a sentence for everything the user can mend."""
     match words:
-        case [] | ["--help" | "-h"]:
+        case []:
             print(HELP)
         case ["up", *rest]:
             _up(flags.parse(Up, rest, "eagerly cluster up"))
@@ -46,7 +53,7 @@ def main(words: list[str]) -> int:
         case ["down"]:
             _down()
         case _:
-            raise ValueError(f"`eagerly cluster {' '.join(words)}` is not understood; it is {USAGE}")
+            raise usage.mistake(words, "eagerly cluster", VERBS)
     return 0
 
 
@@ -62,8 +69,7 @@ def _up(args: Up) -> None:
     print(f"cluster    {local.address}, ready after {time.monotonic() - began:.1f} s")
     if local.token:
         print(f"token      in {local.token}; other programs need RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")
-    print("next       eagerly submit sentiment")
-    print("           eagerly cluster down")
+    steps.show("eagerly submit sentiment", "eagerly cluster down")
 
 
 def _status() -> int:
@@ -80,7 +86,7 @@ def _status() -> int:
     cluster.use_token(local)
     there = jobs.connect(local.address)
     print(f"cluster    {local.address}, {there.describe()}")
-    print("next       eagerly jobs list")
+    steps.show("eagerly jobs list", "eagerly submit sentiment", "eagerly cluster down")
     return 0
 
 
@@ -91,4 +97,4 @@ def _down() -> None:
         raise ValueError(NONE)
     count = cluster.stop(local)
     print(f"ended      {count} processes of the cluster at {local.address}")
-    print("next       eagerly jobs list shows what was kept in MLflow")
+    steps.show("eagerly jobs list  # shows what MLflow keeps", "eagerly cluster up")

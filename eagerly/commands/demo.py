@@ -13,11 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from eagerly import table
+from eagerly import steps, table, usage
 from eagerly.client import Client, Query
 from eagerly.commands import train
 from eagerly.commands.serve import Running, Serve, serving
-from pipelines import tasks
+from pipelines import tasks, tracking
 from pipelines.settings import Launch
 
 HELP = """usage: eagerly demo
@@ -32,7 +32,7 @@ SHOWN = 4
 def main(words: list[str]) -> int:
     """Runs the demo; returns 1 when a reply is not what a trained model gives."""
     if words:
-        if words[0] in ("--help", "-h"):
+        if words[0] in usage.HELP:
             print(HELP)
             return 0
         raise ValueError(f"`eagerly demo` takes no flags, and was given {words[0]!r}")
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     launch = Launch(workers=2)
     _say(began, "training on two workers: starting Ray")
     with _ray(ray_launch, launch, keep) as dashboard:
-        code = train.main(["all", "--workers", "2"])
+        code = train.train(*train.plan(["all", "--workers", "2"]), ends_here=False)
         if code:
             return code
         _say(began, "serving the champions")
@@ -56,6 +56,7 @@ def main(words: list[str]) -> int:
                 _keep(running, dashboard)
         _say(began, "stopping")
     _say(began, "done")
+    steps.show("eagerly serve", "eagerly models list", *steps.pages(tracking.uri()))
     return 0 if right else 1
 
 
@@ -175,8 +176,6 @@ def _mean(samples: dict[tuple[str, str], float], name: str, service: str) -> flo
 
 def _keep(running: Running, dashboard: str) -> None:
     """Leaves everything running until Ctrl-C or SIGTERM, and says where."""
-    from pipelines import tracking
-
     where = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", "5000"]
     pages = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *where], stderr=subprocess.DEVNULL)
     print(f"\ngRPC           {running.address}\nmetrics        {running.metrics}")

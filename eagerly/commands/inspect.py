@@ -1,13 +1,14 @@
 """`eagerly inspect`: runs one real step and shows its graph, values, costs and numerics, as text and as a page."""
 
 import os
+import shlex
 import time
 import webbrowser
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eagerly import flags
+from eagerly import flags, steps, usage
 from pipelines import runs, tasks
 from pipelines.runs import Run
 from pipelines.settings import Settings
@@ -15,6 +16,8 @@ from pipelines.settings import Settings
 if TYPE_CHECKING:
     from pipelines.inspection import Wish
 
+LABEL_WIDTH = 6
+"""Columns of the words before the paths of page and trace."""
 HELP = f"""usage: eagerly inspect TASK [--batch FILE] [--run RUN_DIR] [--out DIR] [--open] [train flags]
 
 TASK is one of {", ".join(tasks.TASKS)}, or the folder of a task of your own.
@@ -55,7 +58,7 @@ class Look:
 
 def main(words: list[str]) -> int:
     """Runs `eagerly inspect ...`. Raises ValueError with a sentence for everything the user can mend."""
-    if not words or words[0] in ("--help", "-h"):
+    if not words or words[0] in usage.HELP:
         print(HELP)
         return 0
     word, config, look = _parse(words)
@@ -70,8 +73,15 @@ def main(words: list[str]) -> int:
     report = inspection.inspect(task, config, _wish(look), out)
     print(report.to_text())
     print(f"page   {out / inspection.PAGE}\ntrace  {out / inspection.TRACE}")
+    page = (out / inspection.PAGE).as_uri()
     if look.open:
-        webbrowser.open((out / inspection.PAGE).as_uri())
+        webbrowser.open(page)
+    trains = (
+        f"--resume {shlex.quote(look.run)}"
+        if look.run
+        else steps.task_word(word if word in tasks.TASKS else str(task.folder))
+    )
+    steps.show(f"python3 -m webbrowser {shlex.quote(page)}", f"eagerly train {trains}", width=LABEL_WIDTH)
     return 0
 
 

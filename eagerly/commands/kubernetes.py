@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagerly import steps
 from pipelines import tasks
 from pipelines.settings import Launch
 
@@ -61,8 +62,8 @@ def write(wish: "Wish") -> int:
         taken = "; give another --name" if "AlreadyExists" in done.stderr else ""
         raise ValueError(f"kubectl did not take the RayJob {name!r}: {done.stderr.strip()}{taken}")
     print(f"job        {name} is submitted to namespace {space}")
-    print(f"next       kubectl -n {space} get rayjob {name} -w")
-    print(f"           kubectl -n {space} delete rayjob {name}    stops it")
+    watch = f"kubectl -n {space} get rayjob {name} -w"
+    steps.show(watch, f"kubectl -n {space} delete rayjob {name}  # stops it")
     return 0
 
 

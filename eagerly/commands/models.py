@@ -2,32 +2,37 @@
 
 from typing import TYPE_CHECKING
 
-from eagerly import table
+from eagerly import steps, table, usage
+from eagerly.usage import Verb
+from pipelines import tasks
 
 if TYPE_CHECKING:
     from pipelines.registry import Version
 
-USAGE = (
-    "`eagerly models list [TASK]`, `show TASK VERSION`, `gate TASK VERSION`, `promote TASK VERSION`, `rollback TASK`"
-)
-HELP = """usage: eagerly models list [TASK]
-       eagerly models show TASK [VERSION]
-       eagerly models gate TASK VERSION
-       eagerly models promote TASK VERSION
-       eagerly models rollback TASK
-
-list shows every version with its metric, digest, run and alias; show adds all test metrics of one version,
+VERBS = {
+    "list": Verb("[TASK]", "Shows every version with its metric, digest, run and alias."),
+    "show": Verb(
+        "TASK [VERSION]",
+        "Shows all test metrics of a version, by default the champion, and why it became champion or not.",
+    ),
+    "gate": Verb("TASK VERSION", "Judges a version against the champion again, and promotes it if it beats it."),
+    "promote": Verb("TASK VERSION", "Makes a version the champion, the one that is served, whatever the gate says."),
+    "rollback": Verb("TASK", "Makes the champion before the champion again."),
+}
+HELP = usage.page(
+    "eagerly models",
+    VERBS,
+    """list shows every version with its metric, digest, run and alias; show adds all test metrics of one version,
 by default the champion, and why it became champion or not; gate judges a version against the champion again,
 on the test examples of its run, and promotes it if it beats the champion; promote makes a version the champion,
 the one that is served, whatever the gate says; rollback goes back to the champion before.
-The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder."""
+The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder.""",
+)
 
 
 def main(words: list[str]) -> int:
-    """Runs `eagerly models ...`. Raises ValueError for a call that is not as USAGE says."""
+    """Runs `eagerly models ...`. Raises ValueError for a call that is not as VERBS says."""
     match words:
-        case ["--help" | "-h"]:
-            print(HELP)
         case ["list"]:
             _list(None)
         case ["list", name]:
@@ -43,7 +48,7 @@ def main(words: list[str]) -> int:
         case ["rollback", name]:
             _rollback(name)
         case _:
-            raise ValueError(f"`eagerly models {' '.join(words)}` is not understood; it is {USAGE}")
+            raise usage.mistake(words, "eagerly models", VERBS)
     return 0
 
 
@@ -57,17 +62,29 @@ def _list(name: str | None) -> None:
     from pipelines import registry
 
     names = registry.names() if name is None else [name]
-    rows = [_row(version) for model in names for version in registry.versions(model)]
+    found = [version for model in names for version in registry.versions(model)]
     if name is not None:
         registry.require(name)
+    rows = [_row(version) for version in found]
     print(table.render(("model", "version", "alias", "metric", "value", "digest", "run"), rows))
-    if not rows:
-        print("no versions yet; `eagerly train classifier` trains and registers one")
+    if not found:
+        print("no versions yet")
+        steps.show("eagerly train classifier")
+        return
+    first = next((version for version in found if version.champion), found[0])
+    steps.show(f"eagerly models show {first.name} {first.version}", *_then(first))
 
 
 def _row(found: "Version") -> tuple[object, ...]:
     alias, value = "champion" if found.champion else "", found.metrics.get(found.primary, float("nan"))
     return found.name, found.version, alias, found.primary, value, found.digest[:12], found.run_id
+
+
+def _then(found: "Version") -> list[str]:
+    """Says what is done with a version next; a task of one's own is served by its folder, unknown here."""
+    if not found.champion:
+        return [f"eagerly models promote {found.name} {found.version}"]
+    return [f"eagerly serve {found.name}"] if found.name in tasks.TASKS else []
 
 
 def _show(name: str, number: int | None) -> None:
@@ -86,6 +103,7 @@ def _show(name: str, number: int | None) -> None:
         *((f"test {metric}", value) for metric, value in found.metrics.items()),
     ]
     print(table.render(("fact", "value"), facts))
+    steps.show(*(_then(found) or ["eagerly models list " + found.name]))
 
 
 def _gate(name: str, number: int) -> None:
@@ -94,13 +112,15 @@ def _gate(name: str, number: int) -> None:
     found, reason = promotion.judge_again(name, number)
     print(f"{found.name} version {found.version}: {reason}")
     print(f"report: {promotion.FOLDER}/report.html among the artifacts of MLflow run {found.run_id}")
+    steps.show(f"eagerly models show {name} {number}", *_then(found))
 
 
 def _promote(name: str, number: int) -> None:
     from pipelines import registry
 
     found = registry.promote(name, number)
-    print(f"{found.name} version {found.version} is champion; `eagerly models rollback {name}` goes back")
+    print(f"{found.name} version {found.version} is champion")
+    steps.show(f"eagerly models show {name}", *_then(found), f"eagerly models rollback {name}")
 
 
 def _rollback(name: str) -> None:
@@ -108,3 +128,4 @@ def _rollback(name: str) -> None:
 
     found = registry.rollback(name)
     print(f"{found.name} version {found.version} is champion again")
+    steps.show(f"eagerly models show {name}", *_then(found))

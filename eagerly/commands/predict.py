@@ -3,21 +3,21 @@
 import functools
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from eagerly import flags, table
+from eagerly import flags, usage
+from eagerly.commands import replies
 
 if TYPE_CHECKING:
-    from eagerly.client import CallError, Client, Query
+    from eagerly.client import Client, Query
 
-MOST_CONNECTIONS = 64
 DEFAULT_ADDRESS = "127.0.0.1:9000"
-HELP = """usage: eagerly predict classifier IMAGE... [--top-k N]
-       eagerly predict sentiment TEXT...
+HELP = """usage: eagerly predict classifier IMAGE... [--top-k N] [--min-confidence SHARE]
+       eagerly predict sentiment TEXT... [--min-confidence SHARE]
        eagerly predict recommender [--user ID] [--items ID...] [--k N]
        eagerly predict SERVICE --file INPUTS.jsonl [--output RESULTS.jsonl] [--batch N] [--concurrency N]
 
@@ -58,7 +58,20 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Classifier(Call):
+class Labelled(Call):
+    """Labels inputs."""
+
+    min_confidence: float | None = None
+    """Least score of the best label, 0 to 1, below which the model abstains; None leaves it to the endpoint."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min-confidence is {self.min_confidence:g}; it must be 0 to 1")
+
+
+@dataclass(frozen=True)
+class Classifier(Labelled):
     """Labels images."""
 
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -68,7 +81,7 @@ class Classifier(Call):
 
 
 @dataclass(frozen=True)
-class Sentiment(Call):
+class Sentiment(Labelled):
     """Labels texts by how they feel."""
 
     texts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -96,7 +109,7 @@ KINDS: dict[str, type[Classifier] | type[Sentiment] | type[Recommender]] = {
 
 def main(words: list[str]) -> int:
     """Runs `eagerly predict ...`. Raises ValueError with a sentence for everything the user can mend."""
-    if not words or words[0] in ("--help", "-h"):
+    if not words or words[0] in usage.HELP:
         print(HELP)
         return 0
     service, *rest = words
@@ -117,12 +130,12 @@ def run(args: Classifier | Sentiment | Recommender) -> None:
                 return
             names, results = _ask(client, args)
         except CallError as error:
-            raise ValueError(_sentence(error, client.address)) from None
+            raise ValueError(replies.sentence(error, client.address)) from None
     refused = [(name, result.error) for name, result in zip(names, results, strict=True) if result.error]
     if args.json:
-        print(json.dumps([_plain(name, result) for name, result in zip(names, results, strict=True)], indent=2))
+        print(json.dumps([replies.plain(name, result) for name, result in zip(names, results, strict=True)], indent=2))
     else:
-        _show([(name, result) for name, result in zip(names, results, strict=True) if not result.error])
+        replies.show([(name, result) for name, result in zip(names, results, strict=True) if not result.error])
     if refused:
         raise ValueError("; ".join(f"{name}: {error.message}" for name, error in refused))
 
@@ -130,13 +143,14 @@ def run(args: Classifier | Sentiment | Recommender) -> None:
 def _client(args: Call) -> "Client":
     """Opens a client as the flags and the environment say."""
     from eagerly.client import Client, Tls
+    from eagerly.connection import MOST_CONNECTIONS
 
     address = args.address or os.environ.get("EAGERLY_ADDRESS") or DEFAULT_ADDRESS
     is_tls = args.tls or any(path is not None for path in (args.ca, args.cert, args.key))
     return Client(
         address,
         args.timeout_s,
-        wait_for_ready=False,
+        wait_for_ready=bool(args.file),  # an endpoint that is away while a file is answered may come back
         tls=Tls(args.ca, args.cert, args.key) if is_tls else None,
         token=os.environ.get("EAGERLY_TOKEN", ""),
         connections=max(1, min(args.concurrency, MOST_CONNECTIONS)) if args.file else 1,
@@ -144,21 +158,41 @@ def _client(args: Call) -> "Client":
 
 
 def _answer_file(client: "Client", args: Classifier | Sentiment | Recommender) -> None:
-    """Answers --file; raises ValueError when inputs stand on the command line too."""
+    """Answers --file; raises ValueError when inputs stand on the command line too, or the endpoint stops answering."""
+    from eagerly.client import CallError
     from eagerly.commands import bulk
 
     read: bulk.Read
     ask: Any
     if isinstance(args, Classifier):
         given, read = bool(args.images), _image_of
-        ask = functools.partial(client.classify, top_k=args.top_k)
+        ask = functools.partial(client.classify, top_k=args.top_k, min_confidence=args.min_confidence)
     elif isinstance(args, Sentiment):
-        given, read, ask = bool(args.texts), _text_of, client.analyze
+        given, read = bool(args.texts), _text_of
+        ask = functools.partial(client.analyze, min_confidence=args.min_confidence)
     else:
         given, read, ask = bool(args.user or args.items), _query_of, client.recommend
     if given:
         raise ValueError("inputs stand both on the command line and in --file; give one of them")
-    bulk.answer(args.file, args.output, bulk.Bulk(read, ask, _answered, args.batch, args.concurrency))
+    work = bulk.Bulk(read, ask, replies.answered, args.batch, args.concurrency)
+    _reach(client)
+    try:
+        bulk.answer(args.file, args.output, work)
+    except CallError as error:
+        so_far = f"{work.done_count} lines were answered before"
+        raise ValueError(f"{replies.sentence(error, client.address)}; {so_far}") from None
+
+
+def _reach(client: "Client") -> None:
+    """Raises CallError when nobody answers now, so that a file does not wait for an endpoint that never was there."""
+    from eagerly.client import CallError
+
+    try:
+        if not client.healthy():
+            raise CallError("UNAVAILABLE", "the endpoint does not serve now")
+    except CallError as error:  # others than these come of somebody who is there, and the first call says the same
+        if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            raise
 
 
 def _text_of(line: Any) -> str:
@@ -196,11 +230,11 @@ def _ask(client: "Client", args: Classifier | Sentiment | Recommender) -> tuple[
         if not args.images:
             raise ValueError("no image given; name one or more PNG or JPEG files")
         names = [str(path) for path in args.images]
-        return names, client.classify([_read(path) for path in args.images], args.top_k)
+        return names, client.classify([_read(path) for path in args.images], args.top_k, args.min_confidence)
     if isinstance(args, Sentiment):
         if not args.texts:
             raise ValueError("no text given; write one or more texts, each in quotes")
-        return list(args.texts), client.analyze(args.texts)
+        return list(args.texts), client.analyze(args.texts, args.min_confidence)
     from eagerly.client import Query
 
     if not args.user and not args.items:
@@ -215,50 +249,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"image {str(path)!r} cannot be read: {error.strerror}") from None
-
-
-def _sentence(error: "CallError", address: str) -> str:
-    """Says what went wrong with the whole call, and the way out where there is one."""
-    if error.code == "UNAVAILABLE":
-        return f"no endpoint answers at {address}; `eagerly serve` starts one, --address names another"
-    if error.code == "UNIMPLEMENTED":
-        return f"the endpoint at {address} does not serve this model; `eagerly serve` says which it serves"
-    if error.code == "DEADLINE_EXCEEDED":
-        return f"the endpoint at {address} did not answer in time; --timeout-s gives it longer"
-    if error.code == "UNAUTHENTICATED":
-        return f"the endpoint at {address} asks who calls ({error.message}); put your token into EAGERLY_TOKEN"
-    return error.message or error.code
-
-
-def _plain(name: str, result: Any) -> dict[str, Any]:
-    """Turns a result into what JSON can hold."""
-    return {"input": name, **_answered(result)}
-
-
-def _answered(result: Any) -> dict[str, Any]:
-    """Turns all of a result but its name into what JSON can hold."""
-    plain: dict[str, Any] = {}
-    if result.error:
-        violations = [asdict(violation) for violation in result.error.violations]
-        plain["error"] = {"code": result.error.code, "message": result.error.message, "violations": violations}
-        plain["error"] |= {"reason": result.error.reason} if result.error.reason else {}
-    elif hasattr(result, "labels"):
-        plain["labels"] = [asdict(label) for label in result.labels]
-        plain |= {"abstained": True} if result.abstained else {}
-    else:
-        plain["items"] = [asdict(item) for item in result.items]
-    return {**plain, "provenance": asdict(result.provenance)}
-
-
-def _show(answered: list[tuple[str, Any]]) -> None:
-    """Prints the results as one table, a line for each label or item."""
-    if not answered:
-        return
-    if hasattr(answered[0][1], "labels"):
-        rows = [(name, one.label, one.score) for name, result in answered for one in result.labels]
-        print(table.render(("input", "label", "score"), rows))
-    else:
-        rows = [(one.item_id, one.title, one.score) for _, result in answered for one in result.items]
-        print(table.render(("item", "title", "score"), rows))
-    model = answered[0][1].provenance
-    print(f"\n{model.model} version {model.version}, run {model.run_id}, digest {model.digest[:12]}")

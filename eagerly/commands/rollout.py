@@ -2,36 +2,42 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from eagerly import flags, table
+from eagerly import flags, steps, table, usage
+from eagerly.usage import Verb
 
 if TYPE_CHECKING:
     from pipelines.policy import Limits, Rollout, Tally, Times
 
-USAGE = (
-    "`eagerly rollout start TASK --to VERSION` with `--shadow SHARE` or `--canary SHARE`, "
-    "`status TASK`, `promote TASK [--force]` or `abort TASK`"
-)
-HELP = """usage: eagerly rollout start TASK --to VERSION (--shadow SHARE | --canary SHARE) [limits]
-       eagerly rollout status TASK
-       eagerly rollout promote TASK [--force]
-       eagerly rollout abort TASK
-
-start has every replica load a version beside the champion: --shadow 10% copies a tenth of the calls to it once their
-callers are answered, and compares; --canary 5% has it answer a twentieth of the calls. A version that fails more, is
-slower or disagrees more than the limits allow is rolled back by itself (`eagerly rollout start --help` shows them).
+VERBS = {
+    "start": Verb(
+        "TASK --to VERSION (--shadow SHARE | --canary SHARE) [limits]",
+        "Has every replica load a version beside the champion, and tries it on a share of the calls.",
+        has_flags=True,
+    ),
+    "status": Verb("TASK", "Shows what was counted of the version and of the champion, by node and together."),
+    "promote": Verb("TASK [--force]", "Makes the version champion; with --force also one that was rolled back."),
+    "abort": Verb("TASK", "Drops the version; the champion serves on."),
+}
+HELP = usage.page(
+    "eagerly rollout",
+    VERBS,
+    """start has every replica load a version beside the champion: --shadow 10% copies a tenth of the calls to it once
+their callers are answered, and compares; --canary 5% has it answer a twentieth of the calls. A version that fails more,
+is slower or disagrees more than the limits allow is rolled back by itself (`eagerly rollout start --help` shows them).
 status shows what was counted, by node and together; promote makes the version champion; abort drops it.
-The state lies in the registry at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder."""
+The state lies in the registry at MLFLOW_TRACKING_URI, by default mlflow.db in the working folder.""",
+)
 
 
 @dataclass(frozen=True)
 class Start:
     """Tries a version beside the champion. Shares are written as 10% or 0.1."""
 
-    task: tyro.conf.Positional[str]
+    task: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="TASK")]]
     """The model's name in the registry, such as sentiment."""
     to: int
     """The version to try."""
@@ -101,10 +107,8 @@ def percent(flag: str, text: str) -> float:
 
 
 def main(words: list[str]) -> int:
-    """Runs `eagerly rollout ...`. Raises ValueError for a call that is not as USAGE says."""
+    """Runs `eagerly rollout ...`. Raises ValueError for a call that is not as VERBS says."""
     match words:
-        case ["--help" | "-h"]:
-            print(HELP)
         case ["start", *rest]:
             _start(flags.parse(Start, rest, "eagerly rollout start"))
         case ["status", task]:
@@ -116,7 +120,7 @@ def main(words: list[str]) -> int:
         case ["abort", task]:
             _abort(task)
         case _:
-            raise ValueError(f"`eagerly rollout {' '.join(words)}` is not understood; it is {USAGE}")
+            raise usage.mistake(words, "eagerly rollout", VERBS)
     return 0
 
 
@@ -126,16 +130,17 @@ def _start(args: Start) -> None:
     made = rollout.start(args.task, args.to, args.mode, args.share(), args.limits())
     verb = "gets copies of" if made.mode == "shadow" else "answers"
     print(
-        f"{args.task} version {made.version} {verb} {100 * made.share:g}% of the calls beside version {made.champion};"
+        f"{args.task} version {made.version} {verb} {100 * made.share:g}% of the calls beside version {made.champion}"
     )
-    print(f"`eagerly rollout status {args.task}` shows how it does")
+    steps.show(f"eagerly rollout status {args.task}", f"eagerly rollout abort {args.task}")
 
 
 def _promote(task: str, force: bool) -> None:
     from pipelines import rollout
 
     _, version = rollout.promote(task, force)
-    print(f"{task} version {version.version} is champion; `eagerly models rollback {task}` goes back")
+    print(f"{task} version {version.version} is champion")
+    steps.show(f"eagerly models show {task}", f"eagerly models rollback {task}")
 
 
 def _abort(task: str) -> None:
@@ -143,6 +148,7 @@ def _abort(task: str) -> None:
 
     done = rollout.abort(task)
     print(f"the rollout of {task} version {done.version} is aborted; version {done.champion} serves on")
+    steps.show(f"eagerly rollout status {task}", f"eagerly models list {task}")
 
 
 def _status(task: str) -> None:
@@ -154,6 +160,7 @@ def _status(task: str) -> None:
     found = rollout.latest(aim)
     if aim is None or found is None:
         print(f"no rollout of {task} runs, nor has one; `eagerly rollout start {task} --to VERSION --shadow 10%` does")
+        steps.show(f"eagerly models list {task}")
         return
     told = rollout.reports(aim.tags, found)
     print(table.render(("rollout", task), _facts(found)))
@@ -168,7 +175,7 @@ def _status(task: str) -> None:
     if not told:
         print("no node has told anything yet; each does within seconds, of the services that it runs")
     print()
-    print(_next(task, found))
+    steps.show(*_next(task, found))
 
 
 def _facts(found: "Rollout") -> list[tuple[str, object]]:
@@ -201,14 +208,10 @@ def _ms(times: "Times") -> float | str:
     return times.typical_s * 1e3 if times.count else ""
 
 
-def _next(task: str, found: "Rollout") -> str:
-    if found.state == "running":
-        return f"next: `eagerly rollout promote {task}`, or `eagerly rollout abort {task}`"
-    if found.state == "rolled back":
-        return (
-            f"next: `eagerly rollout start {task} --to VERSION ...` with another version, or "
-            f"`eagerly rollout promote {task} --force` all the same"
-        )
-    if found.state == "promoted":
-        return f"next: `eagerly models rollback {task}` goes back to the champion before"
-    return f"next: `eagerly rollout start {task} --to {found.version} ...` tries it again"
+def _next(task: str, found: "Rollout") -> list[str]:
+    again = f"eagerly rollout start {task} --to {found.version} --{found.mode} {100 * found.share:g}%"
+    return {
+        "running": [f"eagerly rollout promote {task}", f"eagerly rollout abort {task}"],
+        "rolled back": [f"eagerly models list {task}", f"eagerly rollout promote {task} --force"],
+        "promoted": [f"eagerly models show {task}", f"eagerly models rollback {task}"],
+    }.get(found.state, [again])

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from eagerly import flags
+from eagerly import flags, steps
+from eagerly.commands.predict import DEFAULT_ADDRESS
 from services.options import Options
 from services.resources import Hardware, Resources
 from services.scaling import Scaling
@@ -91,11 +92,21 @@ def run(args: Serve) -> None:
         print(f"metrics      {running.metrics}")
         if running.probe:
             print(f"probes       {running.probe}")
+        steps.show(*_next(args, running), width=12)
         print(f"ready after {time.monotonic() - began:.1f} s; Ctrl-C stops", flush=True)
         try:
             threading.Event().wait()
         finally:
             print("draining", flush=True)
+
+
+def _next(args: Serve, running: Running) -> list[str]:
+    """Gives a call to copy, where anybody may make it and its input needs no file, and where the figures are."""
+    is_open = args.tls_cert is None and args.tokens is None and args.jwks is None
+    is_known = is_open and any(model.service == "sentiment" for model in running.models)
+    place = "" if running.address == DEFAULT_ADDRESS else f" --address {running.address}"
+    call = [f'eagerly predict sentiment "What a film!"{place}'] if is_known else []
+    return [*call, f"curl {running.metrics}"]
 
 
 @contextlib.contextmanager

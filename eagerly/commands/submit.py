@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from eagerly import flags
+from eagerly import flags, steps, usage
 from pipelines import tasks
 from pipelines.settings import Launch, Settings
 
@@ -90,7 +90,7 @@ class Wish:
 
 def main(words: list[str]) -> int:
     """Runs `eagerly submit ...`. Raises ValueError with a sentence for everything the user can mend."""
-    if not words or words[0] in ("--help", "-h"):
+    if not words or words[0] in usage.HELP:
         print(HELP)
         return 0
     wish = read(words)
@@ -147,8 +147,7 @@ def _to_cluster(wish: Wish) -> int:
             return 0
         there.submit(order, wish.submit.again)
     print(f"job        {order.name} is submitted, priority {order.priority}")
-    print(f"next       eagerly jobs logs -f {order.name}")
-    print(f"           eagerly jobs status {order.name}    eagerly jobs stop {order.name}")
+    steps.show(*(f"eagerly jobs {verb} {order.name}" for verb in ("logs -f", "status", "stop")))
     return 0
 
 

@@ -1,27 +1,38 @@
 """`eagerly tokens`: the tokens with which callers open a locked endpoint."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from eagerly import flags
+from eagerly import flags, steps, usage
+from eagerly.usage import Verb
 
-USAGE = "`eagerly tokens new NAME --permissions ...`"
-HELP = """usage: eagerly tokens new NAME --permissions PERMISSION... [--tokens FILE]
-
-new prints a token, once, and appends its SHA-256 with name and permissions to a file, by default `tokens` in the
+VERBS = {
+    "new": Verb(
+        "NAME --permissions PERMISSION... [--tokens FILE]",
+        "Prints a new token, once, and appends its hash to the file that endpoints read.",
+        has_flags=True,
+    )
+}
+HELP = usage.page(
+    "eagerly tokens",
+    VERBS,
+    """new prints a token, once, and appends its SHA-256 with name and permissions to a file, by default `tokens` in the
 working folder; `eagerly serve --tokens FILE` reads it. To revoke a token, delete its line: endpoints see it within
-seconds."""
+seconds.""",
+)
 
 
 @dataclass(frozen=True)
 class New:
     """Prints a new token, once, and appends its hash to the file that endpoints read."""
 
-    name: tyro.conf.Positional[str]
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """Who will bear it."""
     permissions: tuple[str, ...]
     """What it permits: `*`, `package.Service/*` or `package.Service/Method`."""
@@ -30,14 +41,12 @@ class New:
 
 
 def main(words: list[str]) -> int:
-    """Runs `eagerly tokens ...`. Raises ValueError for a call that is not as USAGE says."""
+    """Runs `eagerly tokens ...`. Raises ValueError for a call that is not as VERBS says."""
     match words:
-        case ["--help" | "-h"]:
-            print(HELP)
         case ["new", *rest]:
             _new(flags.parse(New, rest, "eagerly tokens new"))
         case _:
-            raise ValueError(f"`eagerly tokens {' '.join(words)}` is not understood; it is {USAGE}")
+            raise usage.mistake(words, "eagerly tokens", VERBS)
     return 0
 
 
@@ -55,3 +64,4 @@ def _new(args: New) -> None:
         raise ValueError(f"--tokens {args.tokens} cannot be written ({problem.strerror})") from None
     print(token)
     print(f"{args.name}: added to {args.tokens}; the token is shown this once", file=sys.stderr)
+    steps.show(f"eagerly serve --tokens {shlex.quote(str(args.tokens))}", file=sys.stderr)

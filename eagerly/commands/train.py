@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eagerly import flags, table
+from eagerly import flags, steps, table, usage
 from eagerly.commands.progress import Display
-from pipelines import notices, recording, runs, tasks, tracking, wandb_log
+from pipelines import job_log, notices, recording, runs, tasks, tracking, wandb_log
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.stopping import Stopped
 
 Work = Callable[[list[Run], Launch, Callable[[], None]], None]
 """Trains runs; calls the last as soon as it was broken off, and may then take a while to clear up."""
+LABEL_WIDTH = 14
+"""Columns of the facts that are printed of a run."""
 STOPPED = 143
 """The exit code after SIGTERM, as a shell has it."""
 
@@ -32,15 +34,17 @@ run's --storage, as s3://BUCKET/runs/NAME, on a machine that has nothing of it.
 
 def main(words: list[str]) -> int:
     """Runs `eagerly train ...`. Raises ValueError with a sentence for everything the user can mend."""
-    if not words or words[0] in ("--help", "-h"):
+    if not words or words[0] in usage.HELP:
         print(HELP)
         return 0
-    launch, planned = _plan(words)
-    return train(launch, planned)
+    return train(*plan(words))
 
 
-def train(launch: Launch, planned: list[Run]) -> int:
-    """Trains runs, shows progress from the first second, and prints what came of them; returns the exit code."""
+def train(launch: Launch, planned: list[Run], ends_here: bool = True) -> int:
+    """Trains runs, shows progress from the first second, and prints what came of them; returns the exit code.
+
+    ends_here: whether it says what to do next, as nothing else follows.
+    """
     work = _local if launch.local or "RANK" in os.environ else _through_ray
     if _rank() > 0:
         with contextlib.suppress(Stopped):
@@ -54,12 +58,15 @@ def train(launch: Launch, planned: list[Run]) -> int:
     except recording.NotRecorded as problem:
         show(problem.recorded)
         print(f"eagerly: {problem}", file=sys.stderr)
+        _tell_supervisor(planned, problem.recorded)
         return 1
     except notices.GivenUp as problem:
         again = " and ".join(f"`eagerly train --resume {run.folder}`" for run in planned)
         print(f"eagerly: {problem}; {again} goes on", file=sys.stderr)
         return 1
     show(results)
+    if ends_here and not _is_job():
+        say_next(results)
     return 0
 
 
@@ -89,7 +96,8 @@ def _record(work: Work, planned: list[Run], launch: Launch) -> list[dict[str, An
             raise
 
 
-def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
+def plan(words: list[str]) -> tuple[Launch, list[Run]]:
+    """Reads what to train. Raises ValueError with a sentence for everything the user can mend."""
     first, *rest = words
     if first.startswith("-"):
         return _resume(None, words)
@@ -101,10 +109,10 @@ def _plan(words: list[str]) -> tuple[Launch, list[Run]]:
     if first == "all" and launch.run_dir:
         raise ValueError("--run-dir names one run's folder; leave it out to train all")
     folder = Path(launch.run_dir) if launch.run_dir else None
-    make = runs.create if _rank() == 0 else runs.join
-    return launch, [
-        make(word, tasks.find(word), config, launch, folder) for word, (config, _) in zip(named, parsed, strict=True)
-    ]
+    kinds = [(word, tasks.find(word), config) for word, (config, _) in zip(named, parsed, strict=True)]
+    if _rank() > 0:
+        return launch, [runs.join(word, task, config, folder) for word, task, config in kinds]
+    return launch, [runs.create(word, task, config, launch, folder) for word, task, config in kinds]
 
 
 def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None = None) -> tuple[Settings, Launch]:
@@ -208,10 +216,36 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def _is_job() -> bool:
+    return "EAGERLY_JOB" in os.environ
+
+
+def _tell_supervisor(planned: list[Run], recorded: list[dict[str, Any]]) -> None:
+    """Says to a job's supervisor which run lacks its record alone, so that nobody trains it again."""
+    there = {result["run_dir"] for result in recorded}
+    for run in planned if _is_job() else ():
+        if str(run.folder) not in there:
+            print(job_log.line({"unrecorded": str(run.folder)}), flush=True)
+
+
 def show(results: list[dict[str, Any]]) -> None:
     """Prints what came of runs that were recorded."""
     for result in results:
         print(_summary(result))
+
+
+def say_next(results: list[dict[str, Any]]) -> None:
+    """Prints what may be done with the versions that came of runs, of which there is one at least."""
+    versions = [result["version"] for result in results]
+    champions = [result for result in results if result["version"]["champion"]]
+    words = [steps.task_word(runs.reopen(Path(one["run_dir"])).word) for one in champions]
+    looks = ["eagerly models list"]
+    if len(versions) == 1:
+        name, number = versions[0]["name"], versions[0]["version"]
+        looks = [f"eagerly models show {name} {number}"]
+        looks += [] if champions else [f"eagerly models promote {name} {number}"]
+    serves = [f"eagerly serve {' '.join(words)}"] if words else []
+    steps.show(*serves, *looks, *steps.pages(results[0]["uri"]), width=LABEL_WIDTH)
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eagerly import flags
+from eagerly import flags, usage
 from eagerly.commands import train
 from pipelines import recording, runs, tasks, trials, wandb_log
 from pipelines.journal import Journal
@@ -21,7 +21,7 @@ TASK is one of {", ".join(tasks.TASKS)}, or the folder of a task of your own.
 
 def main(words: list[str]) -> int:
     """Runs `eagerly tune ...`. Raises ValueError with a sentence for everything the user can mend."""
-    if not words or words[0] in ("--help", "-h"):
+    if not words or words[0] in usage.HELP or (words[0].startswith("-") and set(words) & {*usage.HELP}):
         print(HELP)
         return 0
     tuning = _plan(words)

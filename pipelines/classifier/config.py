@@ -38,7 +38,7 @@ class Config(Settings):
     label_smoothing: float = 0.02
     """Share of each target spread evenly over all classes, 0 to below 1."""
     augment: bool = True
-    """Whether training images are shifted and rotated a little, at random."""
+    """Shifts and rotates training images a little, at random; --no-augment does not."""
     mirror: bool = False
     """Whether --augment also swaps left and right; always so for fashion-mnist and cifar10."""
     image_size: int = 0

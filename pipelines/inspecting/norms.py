@@ -155,12 +155,11 @@ def measure(subject: Subject) -> Values:
                 continue
             gradient = None if weight.grad is None else _norm([weight.grad.float()])
             layers[module or NETWORK].weights[own] = (_norm([weight.detach().float()]), gradient)
-    finite = bool(loss.isfinite()) and backward.first is None
     values = Values(
         drawn, float(loss.detach()), [layer for layer in layers.values() if layer.activations], None, None, []
     )
     values.spoiled = _spoiled(subject)
-    values.forward = _forward_break(subject, seen, bool(loss.isfinite()), finite, kinds)
+    values.forward = _forward_break(subject, seen, bool(loss.isfinite()), kinds)
     if backward.first is not None:
         node, tensor = backward.first
         kind = kinds.get(node.module, "")
@@ -168,7 +167,7 @@ def measure(subject: Subject) -> Values:
     return values
 
 
-def _forward_break(subject: Subject, seen: _Seen, loss: bool, all_finite: bool, kinds: dict[str, str]) -> Break | None:
+def _forward_break(subject: Subject, seen: _Seen, loss: bool, kinds: dict[str, str]) -> Break | None:
     """Names the first module that gave what is not finite, unless it was a mask that nothing came of."""
     found = [(call, tensor) for call, tensor in seen.bad_calls if not loss or bool(tensor.isnan().any())]
     strict = [entry for entry in found if is_broken(entry[1])] or found

@@ -69,5 +69,5 @@ def test_the_command_helps_in_the_light_client(python: Path):
 def test_a_heavy_verb_says_what_to_install(python: Path):
     said = run(python, "-m", "eagerly", "serve")
     assert said.returncode == 2
-    assert "pip install 'eagerly[cluster]'" in said.stderr
+    assert "in the checkout, pip install '.[cluster]'" in said.stderr
     assert len(said.stderr.splitlines()) == 1

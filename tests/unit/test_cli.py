@@ -127,19 +127,24 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     assert main(["models", "list"]) == 0
-    assert "no versions yet" in capsys.readouterr().out
+    assert "no versions yet\nnext       eagerly train classifier\n" in capsys.readouterr().out
     for accuracy in (0.75, 0.5):
         _register(accuracy)
     assert main(["models", "list"]) == 0
-    rows = [line.split()[:5] for line in capsys.readouterr().out.splitlines()[2:]]
+    shown = capsys.readouterr().out
+    assert "next       eagerly models show parity 1\n" in shown
+    rows = [line.split()[:5] for line in shown.splitlines()[2:]]
     assert rows[1] == ["parity", "1", "champion", "accuracy", "0.7500"]
     assert rows[0][:3] == ["parity", "2", "accuracy"]
+    assert main(["models", "show", "parity", "2"]) == 0
+    assert "next       eagerly models promote parity 2\n" in capsys.readouterr().out
     assert main(["models", "promote", "parity", "2"]) == 0
+    assert "           eagerly models rollback parity\n" in capsys.readouterr().out
     assert main(["models", "show", "parity"]) == 0
     facts = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["version", "2"] in facts and ["test", "accuracy", "0.5000"] in facts
     assert main(["models", "rollback", "parity"]) == 0
-    assert capsys.readouterr().out == "parity version 1 is champion again\n"
+    assert capsys.readouterr().out == "parity version 1 is champion again\nnext       eagerly models show parity\n"
     assert main(["models", "promote", "parity", "9"]) == 2
     assert capsys.readouterr().err == "eagerly: parity has no version 9; it has 2, 1\n"
 

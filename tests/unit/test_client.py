@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,36 @@ def test_a_bad_call_raises_with_code_and_field(client: Client):
         client.analyze([])
     assert refused.value.code == "INVALID_ARGUMENT"
     assert refused.value.violations[0].field == "texts"
+
+
+def test_an_error_carries_its_limit_and_no_time_where_none_helps(client: Client):
+    (result,) = client.analyze(["x" * 10_001])
+    assert result.error is not None
+    assert (result.error.reason, dict(result.error.metadata)) == ("TOO_LONG", {"limit": "10000"})
+    assert result.error.retry_after_s is None
+    with pytest.raises(CallError) as refused:
+        client.analyze([])
+    assert (dict(refused.value.metadata), refused.value.retry_after_s) == ({}, None)
+
+
+def test_an_endpoint_that_is_full_says_in_how_many_seconds_it_may_have_room(tmp_path: Path):
+    gate = endpoints.Gate()
+    models = [endpoints.loaded("sentiment", gate)]
+    few = {"max_items": 1, "max_waiting": 1, "inline": False}
+    with endpoints.serving(models, tmp_path, **few) as running, Client(running.address, connections=3) as client:
+        gate.open.clear()
+        gate.computing.clear()
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(client.analyze, ["first"])
+            assert gate.computing.wait(10)
+            others = [pool.submit(client.analyze, [text]) for text in ("second", "third")]
+            (refused,) = wait(others, 10, FIRST_COMPLETED).done
+            gate.open.set()
+        error = refused.exception()
+        assert isinstance(error, CallError)
+        assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        assert error.retry_after_s is not None and 0 < error.retry_after_s < 10
+        assert [one.result()[0].error for one in (first, *others) if one is not refused] == [None, None]
 
 
 def test_the_endpoint_and_its_services_are_healthy(client: Client):

@@ -139,7 +139,7 @@ def test_a_log_that_grows_is_shown_line_by_line_and_hardly_read_again(
     assert follow(head, go_on, "-f") == 0
     shown = capsys.readouterr()
     assert shown.out.rstrip("\n").split("\n") == [*words, *later, "cut short"]
-    assert "next  eagerly jobs status chatty" in shown.err
+    assert shown.err.endswith("next       eagerly jobs status chatty\n")
     assert head.sent_bytes < 4 * len(head.log)  # read whole at each of its looks, of which there are a dozen at least
 
 
@@ -261,6 +261,27 @@ def test_a_log_without_numbered_lines_is_read_again_and_shown_once(
     assert capsys.readouterr().out == "of an older release\n" * 5
 
 
+@pytest.mark.parametrize("flags", [["-f"], ["--follow"], []])
+def test_a_log_ends_with_where_the_job_is_in_mlflow(
+    head: Head, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = "http://mlflow:5000/#/experiments/3/runs/0123abcd"
+    head.write("one line")
+    if not flags:
+        head.write(job_log.line({"mlflow": "0123abcd", "link": link}))
+
+    def go_on() -> None:
+        time.sleep(0.3)
+        if flags:
+            head.write(job_log.line({"mlflow": "0123abcd", "link": link}))
+        head.state = "SUCCEEDED"
+
+    assert follow(head, go_on, *flags) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "one line\n"
+    assert shown.err == f"MLflow run {link}\nnext       eagerly jobs status chatty\n"
+
+
 def test_without_f_the_log_so_far_is_shown(head: Head, capsys: pytest.CaptureFixture[str]) -> None:
     head.write("one", "two")
     head.log += b"begun"
@@ -283,3 +304,4 @@ def test_a_log_that_went_with_its_machine_is_shown_as_mlflow_keeps_it(
         assert cli.main(["jobs", "logs", "-f", "chatty", "--address", address]) == 0
         shown = capsys.readouterr()
         assert shown.out == "kept line\n" and "what MLflow keeps" in shown.err
+        assert "\nMLflow run " in shown.err and shown.err.endswith("next       eagerly jobs status chatty\n")

@@ -15,7 +15,7 @@ import pytest
 
 from eagerly import supervisor
 from eagerly.cli import main
-from eagerly.commands import submit
+from eagerly.commands import kubernetes, submit
 from pipelines import bundle, cluster, job_log, tasks, uploads
 from pipelines.jobs import Order
 from pipelines.settings import Launch
@@ -302,6 +302,44 @@ def test_a_driver_that_is_killed_is_started_again_within_the_budget(tmp_path: Pa
     said = [found for line in output.splitlines() if (found := job_log.read(line))]
     assert said[-1]["phase"] == "done" and said[-1]["restarts"] == 2
     assert all(one.keys() >= {"name", "run_dir", "step", "steps"} for one in said)  # the last alone suffices
+
+
+LOGGED = """
+import json, pathlib, sys, time
+run_dir = pathlib.Path(sys.argv[1])
+run_dir.mkdir()
+(run_dir / "mlflow.json").write_text(json.dumps({"run_id": "0123abcd", "experiment_id": "3"}))
+time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("uri", "link"),
+    [
+        ("http://tracking:5000", "http://tracking:5000/#/experiments/3/runs/0123abcd"),
+        ("https://ann:secret@tracking/sub", "https://tracking/sub/#/experiments/3/runs/0123abcd"),
+        ("sqlite:////data/mlflow.db", "0123abcd in sqlite:////data/mlflow.db (`mlflow ui` shows it)"),
+    ],
+)
+def test_a_job_says_where_its_run_is_in_mlflow_and_gives_no_password_away(
+    uri: str, link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    said = job_log.latest(supervise(tmp_path, LOGGED, 0).communicate(timeout=60)[0].splitlines())
+    assert (said["mlflow"], said["link"]) == ("0123abcd", link)
+
+
+def test_a_job_whose_run_was_trained_but_not_recorded_says_so(tmp_path: Path) -> None:
+    driver = f"import sys; print({job_log.line({'unrecorded': '/runs/one'})!r}); sys.exit(1)"
+    one = supervise(tmp_path, driver, 0)
+    said = job_log.latest(one.communicate(timeout=60)[0].splitlines())
+    assert one.returncode == 1
+    assert (said["phase"], said["unrecorded"]) == ("failed", "/runs/one")
+
+
+def test_a_rayjob_names_the_ray_of_its_image() -> None:
+    (pinned,) = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith("ray==")]
+    assert pinned.split()[0] == f"ray=={kubernetes.RAY}"
 
 
 WAITS = """

@@ -52,6 +52,25 @@ def test_books_are_recommended(address: str, capsys: pytest.CaptureFixture[str])
     assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 2
 
 
+def test_a_model_that_is_too_unsure_is_shown_to_abstain(
+    address: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for words in (["sentiment", "fine"], ["classifier", str(image)]):
+        assert predict.main([*words, "--min-confidence", "1", "--address", address]) == 0
+        head, _, *rows = [line.split() for line in capsys.readouterr().out.split("\n\n")[0].splitlines()]
+        assert head == ["input", "label", "score", "model"]
+        assert rows and all(row[-1] == "abstains" for row in rows)
+        assert predict.main([*words, "--min-confidence", "0", "--address", address]) == 0
+        assert "abstains" not in capsys.readouterr().out
+    predict.main(["sentiment", "fine", "--min-confidence", "1", "--json", "--address", address])
+    assert json.loads(capsys.readouterr().out)[0]["abstained"] is True
+    for service, line in (("sentiment", "fine"), ("classifier", str(image))):
+        (tmp_path / "one.jsonl").write_text(json.dumps(line))
+        words = [service, "--file", str(tmp_path / "one.jsonl"), "--min-confidence", "1", "--address", address]
+        assert predict.main(words) == 0
+        assert json.loads(capsys.readouterr().out)["abstained"] is True
+
+
 def test_one_bad_text_is_named_and_the_others_are_shown(address: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["predict", "sentiment", "fine", "", "--address", address]) == 2
     shown = capsys.readouterr()
@@ -67,6 +86,9 @@ def test_one_bad_text_is_named_and_the_others_are_shown(address: str, capsys: py
         (["classifier"], "no image given"),
         (["classifier", "/no/such.png"], "'/no/such.png' cannot be read"),
         (["sentiment"], "no text given"),
+        (["sentiment", "fine", "--min-confidence", "2"], "--min-confidence is 2; it must be 0 to 1"),
+        (["classifier", "x.png", "--min-confidence", "nan"], "--min-confidence is nan; it must be 0 to 1"),
+        (["recommender", "--user", "1", "--min-confidence", "0.5"], "unrecognized options: --min-confidence"),
         (["recommender"], "nobody to recommend to"),
         (["recommender", "--user", "nobody"], "unknown user 'nobody'"),
         (["recommender", "--user", "nobody", "--k", "0"], "is 0; it must be 1"),

@@ -57,7 +57,7 @@ START = "rollout start sentiment --to 2"
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("rollout", "`eagerly rollout ` is not understood; it is `eagerly rollout start TASK --to VERSION`"),
+        ("rollout", "`eagerly rollout` is not understood; it is `eagerly rollout start TASK --to VERSION ("),
         ("rollout stop sentiment", "`eagerly rollout stop sentiment` is not understood"),
         (START, "--shadow and --canary: neither given; give one, as in --shadow 10% or --canary 5%"),
         (f"{START} --shadow 10% --canary 5%", "--shadow and --canary: both given; give one"),
@@ -96,6 +96,7 @@ def test_a_start_writes_what_every_machine_can_read(store: None, capsys: pytest.
     line = f"{START} --shadow 12.5% --max-errors 0.02 --max-slower 2 --max-disagreement 10% --least-calls 50"
     shown = eagerly(line, capsys)
     assert "sentiment version 2 gets copies of 12.5% of the calls beside version 1" in shown
+    assert "next       eagerly rollout status sentiment\n" in shown
     found = stands()
     assert (found.version, found.champion, found.mode, found.share, found.state) == (2, 1, "shadow", 0.125, "running")
     assert found.limits == Limits(0.02, 2.0, 0.1, 50)
@@ -107,6 +108,8 @@ def test_a_second_start_is_refused_until_the_first_has_ended(store: None, capsys
     assert "a rollout of sentiment version 2 (canary) is running; `eagerly rollout promote" in capsys.readouterr().err
     told("here", 10, 0)
     assert "aborted; version 1 serves on" in eagerly("rollout abort sentiment", capsys)
+    again = "next       eagerly rollout start sentiment --to 2 --canary 5%\n"
+    assert again in eagerly("rollout status sentiment", capsys)
     assert main(["rollout", "abort", "sentiment"]) == 2
     assert "the last, of version 2, is aborted; there is nothing to abort" in capsys.readouterr().err
     eagerly("rollout start sentiment --to 3 --canary 5%", capsys)
@@ -130,13 +133,13 @@ def test_status_shows_nodes_and_together_and_what_to_do_next(store: None, capsys
     assert ["together", "1", "40", "0"] in [row[:4] for row in rows]
     assert "50.00%" in shown and "10.05" in shown, "half of the answers agree; e^-4.6 s is 10.05 ms"
     assert "node-b: version 2 cannot be fetched: no route" in shown
-    assert "next: `eagerly rollout promote sentiment`, or `eagerly rollout abort sentiment`" in shown
+    assert "next       eagerly rollout promote sentiment\n           eagerly rollout abort sentiment\n" in shown
 
 
 def test_promote_makes_the_candidate_champion_and_keeps_the_history(store: None, capsys: pytest.CaptureFixture[str]):
     eagerly(f"{START} --canary 10%", capsys)
     shown = eagerly("rollout promote sentiment", capsys)
-    assert "sentiment version 2 is champion; `eagerly models rollback sentiment` goes back" in shown
+    assert "sentiment version 2 is champion\n" in shown and "eagerly models rollback sentiment\n" in shown
     assert registry.champion("sentiment").version == 2
     assert stands().state == "promoted"
     assert "promoted" in eagerly("rollout status sentiment", capsys)
@@ -148,7 +151,8 @@ def test_promote_makes_the_candidate_champion_and_keeps_the_history(store: None,
 def test_a_candidate_that_was_rolled_back_is_promoted_only_by_force(store: None, capsys: pytest.CaptureFixture[str]):
     eagerly(f"{START} --canary 10%", capsys)
     assert rollout.end("sentiment", stands(), "rolled back", "errors: too many")
-    assert "errors: too many" in eagerly("rollout status sentiment", capsys)
+    shown = eagerly("rollout status sentiment", capsys)
+    assert "errors: too many" in shown and "eagerly rollout promote sentiment --force\n" in shown
     assert main(["rollout", "promote", "sentiment"]) == 2
     assert (
         "sentiment version 2 was rolled back: errors: too many; `eagerly rollout promote sentiment --force`"

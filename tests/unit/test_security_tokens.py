@@ -286,7 +286,7 @@ def test_a_new_token_is_printed_once_and_kept_as_a_hash(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "`eagerly tokens new NAME --permissions ...`"),
+        ([], "`eagerly tokens new NAME --permissions PERMISSION... [--tokens FILE]`"),
         (["new", "a b", "--permissions", "*"], "'a b' is not allowed"),
         (["new", "ann", "--permissions", "Sentiment"], "'Sentiment' is no permission"),
         (["new", "ann", "--permissions"], "no permission"),

@@ -76,6 +76,6 @@ def test_without_the_package_a_sentence_says_what_to_install(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more))
     assert main(["train", "classifier", "--local", "--wandb", "offline"]) == 2
-    said = "--wandb offline needs the package wandb; pip install 'eagerly[wandb]', or leave --wandb out"
+    said = "--wandb offline needs the package wandb; in the checkout, pip install '.[wandb]', or leave --wandb out"
     assert capsys.readouterr().err.strip() == f"eagerly: {said}"
     assert not (tmp_path / "runs").exists()
