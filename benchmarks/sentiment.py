@@ -76,8 +76,8 @@ def logistic_regression(config: Config) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     rows = data.rows_of(config)
-    splits = [[rows[at] for at in part] for part in data.split([text for text, _ in rows], config.seed)]
-    texts, labels = zip(*(list(zip(*part, strict=True)) for part in splits), strict=True)
+    splits = [[rows[at] for at in part] for part in data.split([text for text, *_ in rows], config.seed)]
+    texts, labels, _ = zip(*(list(zip(*part, strict=True)) for part in splits), strict=True)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2)).fit(texts[0])
     matrices = [vectorizer.transform(part) for part in texts]
     scores = []

@@ -105,14 +105,14 @@ def _analyze(client: Client) -> bool:
     task = tasks.find("sentiment")
     config = task.config.Config()
     rows_N = task.data.rows_of(config)
-    held_back = [rows_N[at] for at in task.data.split([text for text, _ in rows_N], config.seed)[2]]
+    held_back = [rows_N[at] for at in task.data.split([text for text, *_ in rows_N], config.seed)[2]]
     chinese = [row for row in held_back if ord(row[0][0]) > 0x2E80]
     english = [row for row in held_back if row not in chinese]
     asked = [*english[:: len(english) // SHOWN], *chinese[:: len(chinese) // SHOWN]]
-    replies = client.analyze([text for text, _ in asked])
+    replies = client.analyze([text for text, *_ in asked])
     rows = [
         (_short(text), expected, reply.labels[0].label, reply.labels[0].score)
-        for (text, expected), reply in zip(asked, replies, strict=True)
+        for (text, expected, _), reply in zip(asked, replies, strict=True)
     ]
     print(table.render(("sentiment", "expected", "reply", "score"), rows), "\n")
     return sum(row[1] == row[2] for row in rows) > len(rows) // 2

@@ -34,12 +34,15 @@ class Config(Settings):
     """Column of --data that holds the texts."""
     label_column: str = "label"
     """Column of --data that holds the labels, words or whole numbers."""
+    language_column: str = ""
+    """Column of --data that names each text's language, by which the gate compares versions; empty goes by script."""
     encoder: str = ""
     """Folder or Hugging Face name of a pretrained encoder to fine-tune; empty learns from scratch."""
     max_tokens: int = 256
     """Tokens of a text that are read; the rest is cut off, in training and in serving."""
     max_characters: int = 20_000
-    """Longest text that is taken: serving refuses a longer one, training cuts it off."""
+    """Longest text that is taken: serving refuses a longer one, and Sentiment.Analyze any over 10,000 characters;
+    training cuts it off."""
     vocabulary: int = 8_000
     """Tokens that the byte-level BPE tokenizer learns; an encoder brings its own tokenizer."""
     ngrams: int = 131_072
@@ -84,3 +87,11 @@ class Config(Settings):
                 raise ValueError(f"{flag} is {getattr(self, name)}; the least allowed is {low}")
         if self.text_column == self.label_column:
             raise ValueError(f"--text-column and --label-column are both {self.text_column!r}; they must differ")
+        if self.language_column and not self.data:
+            raise ValueError("--language-column names a column of --data; name its file too")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of --data that are read: the texts', the labels', and the languages' if there is one."""
+        language = (self.language_column,) if self.language_column else ()
+        return self.text_column, self.label_column, *language

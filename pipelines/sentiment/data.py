@@ -65,6 +65,8 @@ class LabelledData(Data):
     test_texts: Sequence[str]
     train_prints: Tensor
     """Fingerprints of the training texts."""
+    test_languages: Sequence[str] = ()
+    """The language of each test text; none where the data do not say."""
 
 
 def load(config: Config) -> LabelledData:
@@ -77,7 +79,7 @@ def load(config: Config) -> LabelledData:
 
         return streaming.load(config)
     rows = rows_of(config)
-    texts, names = [text[: config.max_characters] for text, _ in rows], [label for _, label in rows]
+    texts, names = [text[: config.max_characters] for text, _, _ in rows], [label for _, label, _ in rows]
     labels = sorted(set(names), key=order)
     name = config.data or config.dataset
     if len(set(texts)) < LEAST_TEXTS:
@@ -91,10 +93,11 @@ def load(config: Config) -> LabelledData:
     parts = split(texts, config.seed)
     reader = reader_of(config, [texts[row] for row in parts[0]])
     train, valid, test = (Labelled(reader.read([texts[row] for row in part]), label_N[part]) for part in parts)
-    content = digest(*(part.encode() for row in rows for part in row))
-    held_back = [[texts[row] for row in part] for part in parts[1:]]
+    content = digest(*(part.encode() for row in rows for part in row[:2]))
+    valid_texts, test_texts = ([texts[row] for row in part] for part in parts[1:])
     prints = prints_of([texts[row] for row in parts[0]])
-    return LabelledData(train, valid, test, content, name, labels, reader, held_back[0], held_back[1], prints)
+    languages = [rows[row][2] for row in parts[2]] if config.language_column else []
+    return LabelledData(train, valid, test, content, name, labels, reader, valid_texts, test_texts, prints, languages)
 
 
 def rows(found: list[Any], config: Config, data: LabelledData) -> Labelled:
@@ -128,12 +131,13 @@ def test_inputs(data: LabelledData, places: list[int]) -> list[str]:
 
 
 def slices(data: LabelledData) -> dict[str, list[str]]:
-    """Sorts the test split's texts by script, which tells languages apart where their letters differ, and by length."""
+    """Sorts the test split's texts by length, and by language or, where the data do not say it, by script."""
     sizes = [len(text) for text in data.test_texts]
-    return {
-        "script": [script(text) for text in data.test_texts],
-        "length": bands(sizes, LENGTHS, "characters"),
-    }
+    if data.test_languages:
+        tongues = {"language": [*data.test_languages]}
+    else:
+        tongues = {"script": [script(text) for text in data.test_texts]}
+    return {**tongues, "length": bands(sizes, LENGTHS, "characters")}
 
 
 def fingerprints(data: LabelledData) -> tuple[Tensor, Tensor]:
@@ -153,11 +157,11 @@ def script(text: str) -> str:
     return common[0][0].lower() if common else "no letters"
 
 
-def rows_of(config: Config) -> list[tuple[str, str]]:
-    """Reads the texts and labels that the configuration names, in the order of the files."""
+def rows_of(config: Config) -> list[table.Row]:
+    """Reads the rows that the configuration names, in the order of the files."""
     if config.data:
-        return table.read(Path(config.data), config.text_column, config.label_column)
-    return [row for file in SAMPLE_FILES for row in table.read(SAMPLE / file, "text", "label")]
+        return table.read(Path(config.data), config.columns)
+    return [row for file in SAMPLE_FILES for row in table.read(SAMPLE / file, ("text", "label"))]
 
 
 def split(texts: list[str], seed: int) -> tuple[list[int], list[int], list[int]]:

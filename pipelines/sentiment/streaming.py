@@ -67,19 +67,32 @@ def load(config: Config) -> data.LabelledData:
     Raises ValueError for a file or a row that is broken, saying where, and for too few rows or labels.
     """
     found = stream.files(config.data, table.SUFFIXES)
-    kept = ("text_column", "label_column", "encoder", "max_tokens", "max_characters", "vocabulary", "ngrams", "seed")
+    kept = (
+        "text_column",
+        "label_column",
+        "language_column",
+        "encoder",
+        "max_tokens",
+        "max_characters",
+        "vocabulary",
+        "ngrams",
+        "seed",
+    )
     settings = {name: value for name, value in asdict(config).items() if name in kept}
     key = json.dumps([VERSION, found, settings])
     made = shards.cached(key, partial(_fill, config=config, addresses=[address for address, _, _ in found]))
-    with_reader = Reader.load(made.folder, made.facts["max_tokens"])
+    reader = Reader.load(made.folder, made.facts["max_tokens"])
     train, valid, test = (_split(made, name) for name in SPLITS)
-    valid_texts, test_texts = (
-        _stored(made.column(f"{name}.texts", torch.uint8), made.column(f"{name}.text_ends", torch.int64))
-        for name in SPLITS[1:]
-    )
+    valid_texts, test_texts = (_stored(*_columns(made, f"{name}.text")) for name in SPLITS[1:])
     labels, digest, prints = made.facts["labels"], made.facts["digest"], made.column("train.prints", torch.int64)
-    name, read = config.data, with_reader
-    return data.LabelledData(train, valid, test, digest, name, labels, read, valid_texts, test_texts, prints)
+    languages = _stored(*_columns(made, "test.language")) if config.language_column else ()
+    name, texts = config.data, (valid_texts, test_texts)
+    return data.LabelledData(train, valid, test, digest, name, labels, reader, *texts, prints, languages)
+
+
+def _columns(made: Shards, name: str) -> tuple[Tensor, Tensor]:
+    """Gives words on disk: their bytes, and where each ends."""
+    return made.column(f"{name}s", torch.uint8), made.column(f"{name}_ends", torch.int64)
 
 
 def _split(made: Shards, name: str) -> Streamed:
@@ -91,7 +104,7 @@ def _split(made: Shards, name: str) -> Streamed:
 
 def _fill(folder: Path, config: Config, addresses: list[str]) -> None:
     """Makes the columns of all splits, and what reads a text as they were read."""
-    columns = (config.text_column, config.label_column)
+    columns = config.columns
     sample, labels, content, count = Sample(), set[str](), hashlib.sha256(), 0
     read = partial(survey, columns=columns, most=config.max_characters, seed=config.seed)
     reading = loading.Pass("first", len(addresses), "files")
@@ -129,10 +142,10 @@ def _write(writer: Writer, parts: Iterator[Part], count: int) -> None:
         reading.add(sum(len(part.get(f"{name}.targets", ())) for name in SPLITS))
 
 
-def survey(address: str, columns: tuple[str, str], most: int, seed: int) -> Iterator[Part]:
+def survey(address: str, columns: tuple[str, ...], most: int, seed: int) -> Iterator[Part]:
     """Reads a file once: its labels, a sample of its training texts, digest and count of its rows, as one part."""
     labels, sample, content, count = set[str](), Sample(), hashlib.sha256(), 0
-    for text, label in rows(address, columns):
+    for text, label, _ in rows(address, columns):
         labels.add(label)
         count += 1
         for word in (text, label):
@@ -154,16 +167,16 @@ def survey(address: str, columns: tuple[str, str], most: int, seed: int) -> Iter
 
 
 def numbered(
-    address: str, columns: tuple[str, str], most: int, seed: int, names: list[str], parcel: tuple[str, Any, int]
+    address: str, columns: tuple[str, ...], most: int, seed: int, names: list[str], parcel: tuple[str, Any, int]
 ) -> Iterator[Part]:
     """Reads a file again and numbers its rows, a part of all splits every PART_ROWS rows."""
     from tokenizers import Tokenizer
 
     reader = Reader(Tokenizer.from_str(parcel[0]), parcel[1], parcel[2])
     numbers = {name: number for number, name in enumerate(names)}
-    waiting: list[tuple[str, int]] = []
-    for text, label in rows(address, columns):
-        waiting.append((text[:most], numbers[label]))
+    waiting: list[tuple[str, int, str]] = []
+    for text, label, language in rows(address, columns):
+        waiting.append((text[:most], numbers[label], language))
         if len(waiting) == PART_ROWS:
             yield _part(waiting, reader, seed)
             waiting = []
@@ -171,20 +184,22 @@ def numbered(
         yield _part(waiting, reader, seed)
 
 
-def _part(found: list[tuple[str, int]], reader: Reader, seed: int) -> Part:
+def _part(found: list[tuple[str, int, str]], reader: Reader, seed: int) -> Part:
     part: Part = {}
     for number, name in enumerate(SPLITS):
-        own = [(text, label) for text, label in found if place(text, seed)[0] == number]
+        own = [row for row in found if place(row[0], seed)[0] == number]
         if not own:
             continue
-        texts = reader.read([text for text, _ in own])
+        texts = reader.read([text for text, _, _ in own])
         part[f"{name}.tokens"], part[f"{name}.token_ends"] = texts.tokens.numpy(), texts.token_ends.numpy()
         part[f"{name}.grams"], part[f"{name}.gram_ends"] = texts.grams.numpy(), texts.gram_ends.numpy()
-        part[f"{name}.targets"] = np.array([label for _, label in own], dtype=np.int64)
+        part[f"{name}.targets"] = np.array([label for _, label, _ in own], dtype=np.int64)
         if name == "train":
-            part[f"{name}.prints"] = data.prints_of(text for text, _ in own).numpy()
+            part[f"{name}.prints"] = data.prints_of(text for text, _, _ in own).numpy()
         else:
-            part[f"{name}.texts"], part[f"{name}.text_ends"] = _bytes([text for text, _ in own])
+            part[f"{name}.texts"], part[f"{name}.text_ends"] = _bytes([text for text, _, _ in own])
+        if name == "test" and own[0][2]:
+            part[f"{name}.languages"], part[f"{name}.language_ends"] = _bytes([language for _, _, language in own])
     return part
 
 
@@ -195,18 +210,18 @@ def place(text: str, seed: int) -> tuple[int, int]:
     return (share >= data.TRAIN) + (share >= data.TRAIN + data.VALID), int.from_bytes(drawn[8:], "little") >> 1
 
 
-def rows(address: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Reads a file row by row, texts and labels cleaned; raises ValueError that names file and place."""
+def rows(address: str, columns: tuple[str, ...]) -> Iterator[table.Row]:
+    """Reads a file row by row, cleaned; raises ValueError that names file and place."""
     system, path = stream.filesystem(address)
     if address.endswith(".parquet"):
         found = _parquet(system, path, address, columns)
     else:
         found = _lines(system, path, address, columns)
-    for at, text, label in found:
-        yield table.check(address, at, text, label)
+    for at, values in found:
+        yield table.check(address, at, values)
 
 
-def _parquet(system: Any, path: str, address: str, columns: tuple[str, str]) -> Iterator[tuple[str, Any, Any]]:
+def _parquet(system: Any, path: str, address: str, columns: tuple[str, ...]) -> table.Found:
     import pyarrow
     from pyarrow import parquet
 
@@ -215,14 +230,14 @@ def _parquet(system: Any, path: str, address: str, columns: tuple[str, str]) -> 
             table.pick(address, file.schema_arrow.names, columns)
             number = 0
             for batch in file.iter_batches(PART_ROWS, columns=list(columns)):
-                for text, label in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     number += 1
-                    yield f"row {number}", text, label
+                    yield f"row {number}", [*values]
     except (pyarrow.ArrowException, OSError) as problem:
         raise ValueError(f"{address!r} cannot be read as Parquet ({problem})") from problem
 
 
-def _lines(system: Any, path: str, address: str, columns: tuple[str, str]) -> Iterator[tuple[str, Any, Any]]:
+def _lines(system: Any, path: str, address: str, columns: tuple[str, ...]) -> table.Found:
     try:
         with system.open_input_stream(path) as source, io.TextIOWrapper(source, "utf-8-sig", newline="") as lines:
             if address.endswith(".jsonl"):

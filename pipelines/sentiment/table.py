@@ -13,12 +13,20 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 FIELD_BYTES = 1 << 30
 """Longest field of a CSV file; Python's own limit of 128 KiB is too short for some texts."""
 
+FLAGS = ("--text-column", "--label-column", "--language-column")
+
 Place = str
 """Where a row stands, such as "line 7"."""
+Row = tuple[str, str, str]
+"""A text, its label and its language; that is empty where no column says it."""
+Found = Iterator[tuple[Place, list[Any]]]
+"""Where each row stands, and what the columns hold there."""
 
 
-def read(path: Path, text_column: str, label_column: str) -> list[tuple[str, str]]:
-    """Reads all rows as (text, label), texts with single spaces, labels as words.
+def read(path: Path, columns: tuple[str, ...]) -> list[Row]:
+    """Reads all rows, texts with single spaces, labels and languages as words.
+
+    columns: those of texts, of labels and perhaps of languages.
 
     Raises ValueError naming file, line and the way out for anything that is not a text with a label.
     """
@@ -26,21 +34,21 @@ def read(path: Path, text_column: str, label_column: str) -> list[tuple[str, str
         raise ValueError(f"--data {str(path)!r} must be a {', '.join(SUFFIXES)} file; several files go with --stream")
     if not path.is_file():
         raise ValueError(f"--data {str(path)!r} is not there, or is no file")
-    columns = (text_column, label_column)
     if path.suffix == ".parquet":
         found = _parquet(path, columns)
     elif path.suffix == ".jsonl":
         found = _jsonl(path, columns)
     else:
         found = _csv(path, columns, "," if path.suffix == ".csv" else "\t")
-    rows = [check(str(path), place, text, label) for place, text, label in found]
+    rows = [check(str(path), place, values) for place, values in found]
     if not rows:
         raise ValueError(f"{str(path)!r} holds no rows; it needs texts with labels")
     return rows
 
 
-def check(path: str, place: Place, text: Any, label: Any) -> tuple[str, str]:
-    """Gives a row's text and label, cleaned. Raises ValueError naming file and place when it is no such row."""
+def check(path: str, place: Place, values: list[Any]) -> Row:
+    """Cleans a row. Raises ValueError naming file and place when it is no text with a label."""
+    text, label, *language = values
     where = f"{path!r}, {place}"
     if not isinstance(text, str):
         raise ValueError(f"{where}: the text is {text!r}; it must be text; mend or remove the row")
@@ -49,14 +57,14 @@ def check(path: str, place: Place, text: Any, label: Any) -> tuple[str, str]:
     if not isinstance(label, str | int) or not str(label).strip():
         raise ValueError(f"{where}: the label is {label!r}; it must be a word or a whole number")
     try:
-        return clean(text), clean(str(label))
+        return clean(text), clean(str(label)), clean(str(language[0] or "").strip() or "unknown") if language else ""
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}; mend or remove the row") from problem
 
 
-def pick(path: str, there: list[str], columns: tuple[str, str]) -> None:
+def pick(path: str, there: list[str], columns: tuple[str, ...]) -> None:
     """Raises ValueError, listing the columns there are, when one of those asked for is missing."""
-    for column, flag in zip(columns, ("--text-column", "--label-column"), strict=True):
+    for column, flag in zip(columns, FLAGS, strict=False):
         if column not in there:
             raise ValueError(
                 f"{path!r} has no column {column!r}; it has {', '.join(map(repr, there))}: choose with {flag}"
@@ -78,20 +86,18 @@ def _decode(path: Path) -> str:
     return text
 
 
-def _csv(path: Path, columns: tuple[str, str], delimiter: str) -> Iterator[tuple[Place, Any, Any]]:
+def _csv(path: Path, columns: tuple[str, ...], delimiter: str) -> Found:
     return csv_rows(str(path), io.StringIO(_decode(path), newline=""), columns, delimiter)
 
 
-def csv_rows(
-    path: str, lines: Iterable[str], columns: tuple[str, str], delimiter: str
-) -> Iterator[tuple[Place, Any, Any]]:
-    """Takes place, text and label from the lines of a CSV file; raises ValueError that names the line."""
+def csv_rows(path: str, lines: Iterable[str], columns: tuple[str, ...], delimiter: str) -> Found:
+    """Takes rows from the lines of a CSV file; raises ValueError that names the line."""
     csv.field_size_limit(FIELD_BYTES)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         pick(path, header, columns)
-        at_text, at_label = (header.index(column) for column in columns)
+        places = [header.index(column) for column in columns]
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -100,18 +106,18 @@ def csv_rows(
                     "put quotes around a field that holds a separator"
                 )
             if row:
-                yield f"line {line}", row[at_text], row[at_label]
+                yield f"line {line}", [row[at] for at in places]
             line = reader.line_num + 1
     except csv.Error as problem:
         raise ValueError(f"{path!r}, line {reader.line_num}: {problem}; mend the quotes") from problem
 
 
-def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
+def _jsonl(path: Path, columns: tuple[str, ...]) -> Found:
     return jsonl_rows(str(path), _decode(path).split("\n"), columns)
 
 
-def jsonl_rows(path: str, lines: Iterable[str], columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
-    """Takes place, text and label from lines of JSON; raises ValueError that names the line."""
+def jsonl_rows(path: str, lines: Iterable[str], columns: tuple[str, ...]) -> Found:
+    """Takes rows from lines of JSON; raises ValueError that names the line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -125,10 +131,10 @@ def jsonl_rows(path: str, lines: Iterable[str], columns: tuple[str, str]) -> Ite
             pick(path, list(row), columns)
         except ValueError as problem:
             raise ValueError(f"line {number}: {problem}") from problem
-        yield f"line {number}", row[columns[0]], row[columns[1]]
+        yield f"line {number}", [row[column] for column in columns]
 
 
-def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any, Any]]:
+def _parquet(path: Path, columns: tuple[str, ...]) -> Found:
     import pyarrow
     from pyarrow import parquet
 
@@ -138,6 +144,6 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[Place, Any,
             content = file.read(columns=list(columns))
     except (pyarrow.ArrowException, OSError) as problem:
         raise ValueError(f"{str(path)!r} cannot be read as Parquet ({problem})") from problem
-    pairs = zip(*(content[column].to_pylist() for column in columns), strict=True)
-    for number, (text, label) in enumerate(pairs, 1):
-        yield f"row {number}", text, label
+    rows = zip(*(content[column].to_pylist() for column in columns), strict=True)
+    for number, values in enumerate(rows, 1):
+        yield f"row {number}", [*values]

@@ -95,18 +95,18 @@ def test_a_file_drifts_as_its_pixels_do(classifier: Trained, digits: np.ndarray)
 
 def test_reviews_never_seen_do_not_drift(sentiment: Trained) -> None:
     rows = rows_of(sentiment.config)
-    _, _, test = split([text for text, _ in rows], sentiment.config.seed)
+    _, _, test = split([text for text, *_ in rows], sentiment.config.seed)
     assert steady(psi(sentiment, [rows[at][0] for at in test]))
 
 
 def test_chinese_alone_drifts_from_a_sample_that_is_mostly_english(sentiment: Trained) -> None:
-    found = psi(sentiment, [text for text, _ in table.read(SAMPLE / "asap-zh.csv", "text", "label")])
+    found = psi(sentiment, [text for text, *_ in table.read(SAMPLE / "asap-zh.csv", ("text", "label"))])
     assert found["characters"] > DRIFTED and found["tokens"] > DRIFTED
 
 
 def test_finance_tweets_drift_from_film_reviews(sentiment: Trained, shared_data: Path) -> None:
     file = shared_data / "twitter-financial-news-sentiment" / "sent_valid.csv"
-    found = psi(sentiment, [text for text, _ in table.read(file, "text", "label")])
+    found = psi(sentiment, [text for text, *_ in table.read(file, ("text", "label"))])
     assert found["unknown_ngrams"] > DRIFTED
 
 

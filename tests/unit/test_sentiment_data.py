@@ -40,8 +40,8 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def test_the_sample_has_english_and_chinese_in_two_even_classes() -> None:
     rows = data.rows_of(Config())
-    chinese = [label for text, label in rows if any("\u4e00" <= character <= "\u9fff" for character in text)]
-    assert [sorted(label for _, label in rows).count(label) for label in ("negative", "positive")] == [2070, 2070]
+    chinese = [label for text, label, _ in rows if any("\u4e00" <= character <= "\u9fff" for character in text)]
+    assert [sorted(label for _, label, _ in rows).count(label) for label in ("negative", "positive")] == [2070, 2070]
     assert [chinese.count(label) for label in ("negative", "positive")] == [70, 70]
 
 
@@ -101,7 +101,26 @@ def test_columns_are_chosen_by_name_and_fields_may_hold_separators_and_line_brea
     rows = [("7", f'{text}, "really"\nindeed', label) for text, label in ROWS]
     path = csv_file(tmp_path, rows, ("id", "review", "sentiment"))
     config = Config(data=str(path), text_column="review", label_column="sentiment")
-    assert data.rows_of(config)[0] == ('text number 0 is good, "really" indeed', "good")
+    assert data.rows_of(config)[0] == ('text number 0 is good, "really" indeed', "good", "")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_column_of_languages_makes_slices_and_changes_nothing_that_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, stream: bool
+) -> None:
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
+    many = [(f"{text} {number}", label) for number in range(5) for text, label in ROWS]
+    rows = [(*row, ("en", "de", "")[number % 3]) for number, row in enumerate(many)]
+    path = csv_file(tmp_path, rows, ("text", "label", "lang"))
+    languages = {text: language or "unknown" for text, _, language in rows}
+    plain = data.load(Config(data=str(path), stream=stream))
+    told = data.load(Config(data=str(path), stream=stream, language_column="lang"))
+    rows_B = torch.arange(len(plain.train))
+    parts = zip(told.train.batch(rows_B, None), plain.train.batch(rows_B, None), strict=True)
+    assert told.digest == plain.digest and all(one.equal(other) for one, other in parts)
+    assert data.slices(told)["language"] == [languages[text] for text in told.test_texts]
+    assert "script" in data.slices(plain) and "script" not in data.slices(told)
+    assert "--language-column" in refusal(path, language_column="tongue")
 
 
 def test_a_batch_is_the_same_whatever_its_order_and_padding(tmp_path: Path) -> None:
