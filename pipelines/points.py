@@ -11,6 +11,9 @@ SPEED = "train/examples_per_second"
 ORDINARY = ("starting", "loading", "start", "steps", "epoch", "testing", "test", "load", "error", "state")
 """Events that every run has; the others (resume, guard, checkpoint ...) are counted by kind as events/KIND."""
 
+FIGURES = {"compiled": ("graphs", "breaks", "recompiles", "gain", "seconds")}
+"""What of such an event is a metric of its own, as KIND/NAME."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -55,8 +58,10 @@ class Points:
                 return []
             case kind if kind not in ORDINARY:
                 self.counts[kind] += 1
-                step = event.get("step", self.step)
-                return [Point(f"events/{kind}", int(step), float(self.counts[kind]), event["time"])]
+                figures = {f"events/{kind}": self.counts[kind]}
+                figures |= {f"{kind}/{name}": event[name] for name in FIGURES.get(kind, ()) if name in event}
+                step = int(event.get("step", self.step))
+                return [Point(name, step, float(value), event["time"]) for name, value in figures.items()]
         return []
 
     def _steps(self, event: Event) -> list[Point]:
@@ -91,7 +96,7 @@ class Once:
         name = point.name
         while point.step in (known := self._values.setdefault(name, {})):
             then = known[point.step]
-            once = name == SPEED or name.startswith(("system/", "events/"))
+            once = name == SPEED or name.startswith(("system/", "events/", "compiled/"))
             if once or then == point.value or (then != then and point.value != point.value):
                 return None
             name = _again(name)

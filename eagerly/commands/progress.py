@@ -32,8 +32,8 @@ class State:
     began_step: int = 0
     valid: str = ""
     done: bool = False
-    warnings: list[str] = field(default_factory=list)
-    """What went wrong without ending the run, and was not shown yet."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said once, such as what went wrong without ending the run, and was not shown yet."""
     waits_for: str = ""
     """The sentence that says so, while the cluster lacks room."""
     restarts: int = 0
@@ -66,10 +66,12 @@ class State:
             case "test":
                 self.phase, self.done, self.step = "trained", True, self.steps
             case "resume":
-                self.warnings += [f"passed over: {problem}" for problem in event.get("problems", [])]
-                self.warnings += [f"no longer bit-identical: it {why}" for why in event.get("inexact", [])]
+                self.notes += [f"passed over: {problem}" for problem in event.get("problems", [])]
+                self.notes += [f"no longer bit-identical: it {why}" for why in event.get("inexact", [])]
+            case "compiled":
+                self.notes.append(_compiled(event))
             case "checkpoint" | "storage" if event.get("problem"):
-                self.warnings.append(event["problem"])
+                self.notes.append(event["problem"])
 
     def seconds_left(self) -> float | None:
         """Estimates the time to the last step from the speed so far."""
@@ -90,6 +92,17 @@ class State:
                 f"{self.workers} workers" if self.workers > 1 else "",
             ]
         ).strip()
+
+
+def _compiled(event: Event) -> str:
+    """Says whether the network runs compiled, why, and at how many places Python ends a graph."""
+    said = f"torch.compile is {'used' if event['used'] else 'not used'}"
+    if event.get("why"):
+        said += f": {event['why']}"
+    if "breaks" not in event:
+        return said
+    counts = ", ".join(f"{event[kind]} {kind}" for kind in ("graphs", "breaks", "recompiles"))
+    return f"{said}; {counts}{''.join(f'; {reason}' for reason in event['reasons'])}"
 
 
 class Display:
@@ -139,9 +152,9 @@ class Display:
         for reader, state in zip(self._readers, self._states, strict=True):
             for event in reader.new_events():
                 state.take(event)
-            for warning in state.warnings:
-                self._print(f"eagerly: {state.name}: {warning}")
-            state.warnings.clear()
+            for note in state.notes:
+                self._print(f"eagerly: {state.name}: {note}")
+            state.notes.clear()
 
     def _headline(self) -> str:
         return f"{self._phase or 'starting'}, {time.monotonic() - self._began:.0f} s"

@@ -8,7 +8,8 @@ import pytest
 from eagerly.commands.progress import Display
 from eagerly.commands.train import _say_waiting
 from pipelines import loading
-from pipelines.journal import Journal, note
+from pipelines.journal import Journal, Reader, note
+from pipelines.points import Points
 
 
 def test_what_went_wrong_and_did_not_end_the_run_is_said_once(
@@ -29,6 +30,25 @@ def test_what_went_wrong_and_did_not_end_the_run_is_said_once(
         "eagerly: run: the checkpoint of step 3 cannot be written",
         "eagerly: run: 's3://x' cannot be reached",
     ]
+
+
+def test_what_was_compiled_and_where_graphs_break_is_said_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"graphs": 2, "breaks": 1, "recompiles": 0, "reasons": ["data-dependent branch at network.py:7"]}
+    with Display([tmp_path / "run"]):
+        journal = Journal(tmp_path / "run")
+        journal.append({"event": "compiled", "used": False, "why": "the run takes about 8 s"})
+        journal.append({"event": "compiled", "used": True, "gain": 1.2, "seconds": 9.0, **found})
+        journal.close()
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "eagerly: run: torch.compile is not used: the run takes about 8 s",
+        "eagerly: run: torch.compile is used; 2 graphs, 1 breaks, 0 recompiles; data-dependent branch at network.py:7",
+    ]
+    points = Points()
+    events = list(Reader(tmp_path / "run").new_events())
+    named = {point.name: point.value for event in events for point in points.take(event)}
+    assert named["events/compiled"] == 2 and named["compiled/breaks"] == 1 and named["compiled/graphs"] == 2
 
 
 def test_what_a_run_waits_for_is_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
