@@ -1,8 +1,9 @@
 """The floor that the endpoint is measured against: bare grpc.aio with the generated servicer and the same batching.
 
-    python -m benchmarks.floor MODEL_FOLDER
+    python -m benchmarks.floor MODEL_FOLDER [PATHS]
 
-Prints its port. It validates nothing, counts nothing, and says nothing of health or provenance.
+Prints its port. The model runs eager, or with PATHS as the endpoint's --paths would have it. It validates nothing,
+counts nothing, and says nothing of health or provenance.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ from grpc import aio
 
 from eagerly.v1 import classifier_pb2, classifier_pb2_grpc
 from pipelines.classifier.model import Model
+from services import paths
 from services.batching import Batcher
 from services.classifier import weigh
 from services.inline import Inline
+from services.options import Options
 
 
 class Floor(classifier_pb2_grpc.ClassifierServicer):
@@ -39,19 +42,22 @@ class Floor(classifier_pb2_grpc.ClassifierServicer):
         return response
 
 
-async def serve(folder: Path) -> None:
+async def serve(folder: Path, ways: str = paths.EAGER) -> None:
     """Serves until the process is killed."""
     torch.set_num_threads(1)
     model = Model.load(folder)
-    batcher = Batcher(model.predict, name="floor", inline=Inline(weigh))
+    runner, full = paths.Runner(model), (model.examples() * 64)[:64]
+    model.predict(full)
+    runner.choice = paths.choose(model, full, paths.ways(ways, Options.tolerance))
+    batcher = Batcher(runner, name="floor", inline=Inline(weigh))
     server = aio.server()
     classifier_pb2_grpc.add_ClassifierServicer_to_server(Floor(batcher), server)
     port = server.add_insecure_port("127.0.0.1:0")
-    await batcher.submit((model.examples() * 64)[:64])
+    await batcher.submit(full)
     await server.start()
     print(port, flush=True)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1]), *sys.argv[2:]))

@@ -53,6 +53,7 @@ PARTS = (
     Part("tracker_outage", "", "--quick", 900, seeded=False),
     Part("kills", "--kills 100", "--kills 12", 2700),
     Part("elastic", "--epochs 40", "--epochs 30", 900, seeded=False),
+    Part("elastic", "--epochs 40 --notice", "--epochs 30 --notice", 900, seeded=False),
     Part("orphans", "--workers 2", "--workers 1", 900, seeded=False),
 )
 
@@ -119,6 +120,7 @@ def play(task: Task, results: Path) -> Outcome:
 
 def night(listed: list[Task], results: Path) -> list[Outcome]:
     """Runs parts in turn, whatever becomes of those before, and keeps what is known after each."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it, and so would parts
     results.mkdir(exist_ok=True)
     outcomes = []
     for task in listed:

@@ -6,12 +6,12 @@
 
 With --all the endpoint checks tokens, writes an access log, traces 1 % of the calls, watches drift, abstains, answers
 probes and runs the model by the path that it finds fastest, as it does unless told otherwise; with --features it does
-what is named; the floor does none of it. Both are sent the same calls, the token included. The model is the
-classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores; N clients are N connections.
-Both servers are started three times, since two starts of the same code differ by some percent, and within each pair
-they are loaded one after the other, in alternating order. A ratio's interval is a bootstrap over the pairs of all
-starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one named after the features. CPU time
-is the server's, beside which Ray's own processes count for the endpoint.
+what is named. The floor does none of it, but chooses a path too with --same-path. Both are sent the same calls, the
+token included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores;
+N clients are N connections. Both servers are started three times, since two starts of the same code differ by some
+percent, and within each pair they are loaded one after the other, in alternating order. A ratio's interval is a
+bootstrap over the pairs of all starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one
+named after the features. CPU time is the server's, beside which Ray's own processes count for the endpoint.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -61,31 +61,34 @@ def main() -> None:
     )
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=(), help="turn these of the endpoint on")
     parser.add_argument("--all", action="store_true", help="turn every feature of the endpoint on, but for TLS")
+    parser.add_argument("--same-path", action="store_true", help="have the floor choose its model's path as well")
     arguments = parser.parse_args()
     features = FEATURES if arguments.all else arguments.features
-    start = partial(_started, features=features, seconds=arguments.seconds)
+    floor = ("exact",) if arguments.same_path and "paths" in features else ()
+    start = partial(_started, features=features, seconds=arguments.seconds, floor=floor)
     results = started_anew(arguments.starts, arguments.loads, arguments.pairs, start)
     report(results, ("floor", "endpoint"))
     print(f"\ntargets: throughput ratio at least {TARGET_THROUGHPUT}, p50 ratio at 1 connection at most {TARGET_P50}")
-    keep(results, "-".join(("serving", "all") if arguments.all else ("serving", *features)))
+    named = ("all",) if arguments.all else tuple(features)
+    keep(results, "-".join(("serving", *named, *(("same-path",) if floor else ()))))
 
 
 @contextlib.contextmanager
-def _started(scratch: Path, features: Collection[str], seconds: float) -> Iterator[Pair[Called]]:
-    """Starts floor and endpoint, as started_anew() wants it."""
+def _started(scratch: Path, features: Collection[str], seconds: float, floor: Sequence[str]) -> Iterator[Pair[Called]]:
+    """Starts floor and endpoint, as started_anew() wants it; `floor` goes to the floor."""
     stored = convnet(scratch / "model")
     request = scratch / "request"
     request.write_bytes(image_request(SIDE))
-    with _floor(Path(stored.folder)) as (address, pid), _endpoint(stored, scratch, features) as endpoint:
-        floor = Called(address, endpoint.metadata)
-        trees = {floor: Tree(pid), endpoint: Tree(os.getpid(), without=(pid,))}
+    with _floor(stored.folder, *floor) as (address, pid), _endpoint(stored, scratch, features) as endpoint:
+        bare = Called(address, endpoint.metadata)
+        trees = {bare: Tree(pid), endpoint: Tree(os.getpid(), without=(pid,))}
 
         def measure(called: Called, load: Load) -> Figures:
             return trees[called].measured(lambda: called.load(request, load, seconds))
 
         for called in trees:
             measure(called, LOADS[1])
-        yield measure, (floor, endpoint)
+        yield measure, (bare, endpoint)
 
 
 def started_anew(
@@ -120,9 +123,9 @@ def convnet(folder: Path) -> Stored:
 
 
 @contextlib.contextmanager
-def _floor(folder: Path) -> Iterator[tuple[str, int]]:
+def _floor(*words: str) -> Iterator[tuple[str, int]]:
     """Runs the floor in a process of its own; yields its address and its process id."""
-    command = [sys.executable, "-m", "benchmarks.floor", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.floor", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield f"127.0.0.1:{process.stdout.readline().strip()}", process.pid

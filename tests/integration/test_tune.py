@@ -1,6 +1,7 @@
 """A search on a real Ray cluster: trials judged by validation alone, resumed without running one again, in MLflow."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import recorder, tasks, tracking, trials
+from eagerly.commands import tune
+from pipelines import recorder, sealed, tasks, tracking, trials
 from pipelines.journal import Journal
 from pipelines.settings import Launch
 
@@ -108,3 +110,26 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial_and_the_plots(
     assert {"plots/trials_accuracy.png", "plots/settings.png"} <= pictures
     lengths = sorted(len(client.get_metric_history(run.info.run_id, "valid/accuracy")) for run in children)
     assert lengths == sorted(trial.epochs for trial in trials.known(folder).values())
+
+
+@pytest.mark.timeout(600)
+def test_the_verb_trains_the_best_out_as_a_child_of_the_search_and_registers_it(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    assert tune.main(["--resume", str(searched["folder"])]) == 0
+    said, best = capsys.readouterr().out, searched["best"]
+    assert f"best of {TRIALS} trials: number {best.number + 1}, " in said
+    assert re.search(r"classifier version 1 .*champion", said), said
+    client = mlflow.MlflowClient(tracking.uri())
+    version = client.get_model_version_by_alias("classifier", "champion")
+    assert version.run_id is not None
+    run = client.get_run(version.run_id)
+    assert json.loads(client.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["eagerly.best"]) == best.values
+    assert float(run.data.params["lr"]) == best.values["lr"]
+    assert run.data.metrics["test/accuracy"] > 0.9
+    artifact = searched["folder"] / trials.BEST / "artifact"
+    assert version.tags["digest"] == sealed.verify(artifact)

@@ -50,7 +50,7 @@ def test_a_part_that_does_not_end_is_ended_and_has_failed(results: Path):
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_part_knows_the_flags_it_is_given(quick: bool):
     listed = tasks(quick, 20260101)
-    names = "fuzz ledger soak attacks swap tracker_outage kills elastic orphans"
+    names = "fuzz ledger soak attacks swap tracker_outage kills elastic elastic orphans"
     assert [task.name for task in listed] == names.split()
     assert all("--seed" in task.command for task in listed if task.seed is not None)
 
