@@ -1,6 +1,7 @@
 """What is planted in a network is named, by module, line and example; a run's next step is looked at, not changed."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -236,6 +237,23 @@ def test_saved_memory_counts_each_tensor_once_and_no_weight(tmp_path: Path) -> N
     # what first is given (5 x 1), odd (5 x 3), last (5 x 3); prediction and target (5 x 1 each); floats of 4 bytes
     assert sorted(size for _, size in kept.values()) == [20, 40, 60, 60]
     assert report.values.graph.saved_bytes == 180
+
+
+def test_norms_and_costs_of_each_module_are_those_of_what_it_computes(tmp_path: Path) -> None:
+    report = look(planted.plant(tmp_path, "weighed"), tmp_path / "out")
+    layers = {layer.module: layer for layer in report.values.layers}
+    points = 5
+    (slope,) = layers["last"].gradients  # 2 / N of the errors, of which the loss is the mean square
+    assert slope == pytest.approx(2 * math.sqrt(report.values.loss / points), rel=1e-4)
+    assert layers["(network)"].gradients == [slope]
+    assert layers["odd"].activations == pytest.approx(layers["first"].activations), "its scale is 1"
+    assert layers["odd"].gradients == pytest.approx(layers["first"].gradients)
+    assert layers["odd"].weights["scale"][0] == 1.0
+    assert all(gradient for _, gradient in layers["last"].weights.values())
+    costs = {module.module: module for module in report.costs.modules}
+    assert all(costs[name].backward_ms > 0 and costs[name].calls == 1 for name in ("first", "odd", "last"))
+    assert [costs[name].weight_bytes for name in ("first", "odd", "last")] == [24, 4, 16]
+    assert costs["odd"].allocated_bytes >= points * 3 * 4
 
 
 def test_the_page_works_in_a_browser_that_is_offline(tmp_path: Path) -> None:
