@@ -1,4 +1,4 @@
-"""Proves at length that serving and training lose nothing and cannot be broken: some hour and a half on two cores.
+"""Proves at length that serving and training lose nothing and cannot be broken: some hour and a quarter on two cores.
 
     python -m benchmarks.nightly            make nightly
     python -m benchmarks.nightly --quick    the same in small, about five minutes

@@ -35,16 +35,16 @@ def find(host: str, port: int, flag: str) -> int:
 def narrow() -> None:
     """Puts the port that Serve opens for handles once this replica is made on loopback, where its node is.
 
-    Serve names all interfaces, wherever the node is, and unpickles what callers with Ray's token send.
+    Serve (2.60) names all interfaces, wherever the node is, and unpickles what callers with Ray's token send.
     """
     import ray
-    from ray._common import tls_utils
     from ray.serve._private import replica
 
     opening: Any = replica
+    add = getattr(opening, "add_port_to_grpc_server", None)
     here = ray.util.get_node_ip_address()
-    if here in ("127.0.0.1", "::1"):
-        add, place = tls_utils.add_port_to_grpc_server, f"[{here}]:0" if ":" in here else f"{here}:0"
+    if add is not None and here in ("127.0.0.1", "::1"):
+        place = f"[{here}]:0" if ":" in here else f"{here}:0"
         opening.add_port_to_grpc_server = lambda server, everywhere: add(server, place)
 
 

@@ -19,7 +19,7 @@ from eagerly.client import CallError, Client
 from services import metrics
 from services.exposition import MetricsServer
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 DROPPED = ("eagerly_access_log_dropped_total",)
 REQUESTED = ("eagerly_requests_total", "OK", "Analyze", "sentiment")
 RESTARTING = """
@@ -198,10 +198,17 @@ def test_replicas_share_the_metrics_port(tmp_path: Path):
     second.close()
 
 
-def test_the_readme_names_every_metric_with_its_type_and_labels():
-    rows = re.findall(r"^\| `(eagerly_\w+)` \| (\w+) \| ([\w, ]*)\|", README.read_text(), re.MULTILINE)
-    told = {name: (kind, tuple(labels.strip().split(", ")) if labels.strip() else ()) for name, kind, labels in rows}
-    assert told == {one.name: (one.kind.partition("_")[0], one.labels) for one in metrics.TABLE}
+def documented(page: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The type and labels of each metric in the table of a page."""
+    rows = re.findall(r"^\| `(eagerly_\w+)` \| (\w+) \| ([\w, ]*)\|", (ROOT / page).read_text(), re.MULTILINE)
+    return {name: (kind, tuple(labels.strip().split(", ")) if labels.strip() else ()) for name, kind, labels in rows}
+
+
+def test_the_documentation_names_every_metric_with_its_type_and_labels():
+    every = (*metrics.TABLE, *metrics.DRIFT, metrics.CERTIFICATE_END)
+    told = documented("docs/observability.md")
+    assert told == {one.name: (one.kind.partition("_")[0], one.labels) for one in every}
+    assert told.items() >= documented("README.md").items() != set()
 
 
 def test_types_and_labels_on_the_port_are_those_of_the_table(tmp_path: Path):
