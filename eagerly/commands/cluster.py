@@ -16,8 +16,8 @@ VERBS = {
 HELP = usage.page(
     "eagerly cluster",
     VERBS,
-    """up starts a Ray cluster on this machine, which listens on loopback alone and asks for a token; `eagerly submit` and
-`eagerly jobs` find both by themselves. down ends exactly its processes, jobs included.""",
+    """up starts a Ray cluster on this machine, which listens on loopback alone and asks for a token; `eagerly submit`
+and `eagerly jobs` find both by themselves. down ends exactly its processes, jobs included.""",
 )
 NONE = "no cluster runs here; `eagerly cluster up` starts one"
 
