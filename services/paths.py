@@ -111,6 +111,7 @@ def ways(word: str, tolerance: float) -> tuple[Way, ...]:
 
     exact = (
         Way("torchscript", rewrites.scripted, ROUNDING, ONE_CALL),
+        Way("traced", rewrites.traced, ROUNDING, ONE_CALL),
         Way("packed", rewrites.packed, ROUNDING),
         Way("channels-last", rewrites.channels_last, ROUNDING),
     )

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+RECORDED = 1e-4
+"""Most that a recorded network's outputs may differ from its own, absolutely and as a share."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -108,6 +110,29 @@ def bfloat16(network: nn.Module) -> nn.Module | None:
     return twin if count else None
 
 
+def traced(network: nn.Module) -> nn.Module | None:
+    """Records what a network computes and compiles that with TorchScript, for one whose `trials()` says that it may be.
+
+    Nothing of its Python is left, so a branch on data would be lost: a network without `trials` is never recorded. None
+    for one, and unless all of it is on a CPU. Raises ValueError when the record gives other answers than the network
+    for one of the trials.
+    """
+    if not hasattr(network, "trials") or not _is_on_cpu(network):
+        return None
+    twin: Any = _twin(network)
+    first, *others = twin.trials()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of its deprecation, and of sizes that become constants: hence the trials
+        kept = io.BytesIO()
+        torch.jit.save(torch.jit.trace(twin, first, check_trace=False, strict=False), kept)
+        compiled = torch.jit.optimize_for_inference(_read(kept))
+        for inputs in (first, *others):
+            if not torch.allclose(compiled(*inputs), twin(*inputs), rtol=RECORDED, atol=RECORDED):
+                raise ValueError(f"recorded with {len(first[0])} rows, it answers otherwise for {len(inputs[0])}")
+    twin.forward = compiled.forward
+    return twin
+
+
 def scripted(network: nn.Module) -> nn.Module | None:
     """Compiles the network with TorchScript, its branches and loops included.
 
@@ -120,7 +145,7 @@ def scripted(network: nn.Module) -> nn.Module | None:
     What is frozen stays in memory, weights and all, as long as the unit that it was compiled in: Python's own unit
     never ends, one that is read from bytes ends with its network.
     """
-    if any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers())):
+    if not _is_on_cpu(network):
         return None
     twin = _twin(network)
     with warnings.catch_warnings():
@@ -137,6 +162,10 @@ def scripted(network: nn.Module) -> nn.Module | None:
 
     twin.forward = forward
     return twin
+
+
+def _is_on_cpu(network: nn.Module) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in (*network.parameters(), *network.buffers()))
 
 
 def _read(kept: io.BytesIO) -> torch.jit.ScriptModule:

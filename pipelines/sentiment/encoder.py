@@ -29,6 +29,22 @@ class Encoder(nn.Module):
         mean_BD = mean(output.last_hidden_state, real_BT)
         return self.head(F.dropout(mean_BD, self.dropout, self.training))
 
+    def trials(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Gives inputs of several sizes, with padding and without, which says that sizes alone decide what is computed.
+
+        So a record of the operators of one of them is the whole network, if it computes the others as well.
+        """
+        config = self.backbone.config
+        most = max(2, min(128, getattr(config, "max_position_embeddings", 128) // 2))
+        draw = torch.Generator().manual_seed(0)
+        found = []
+        for rows, length in ((2, most), (1, most), (1, 1), (5, most // 2 + 1)):
+            tokens_BT = torch.randint(0, config.vocab_size, (rows, length), generator=draw)
+            if rows > 1:
+                tokens_BT[-1, length // 2 :] = -1
+            found.append((tokens_BT, tokens_BT.new_zeros(0), tokens_BT.new_zeros(rows)))
+        return found
+
     def describe(self) -> dict[str, Any]:
         """Gives the encoder's settings, from which `restored` makes it again, without where they came from."""
         return {key: value for key, value in self.backbone.config.to_dict().items() if not key.startswith("_")}

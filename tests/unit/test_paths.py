@@ -200,6 +200,20 @@ def test_branches_and_loops_that_depend_on_data_go_on_doing_so_when_compiled():
             torch.testing.assert_close(compiled(rows_BW), network(rows_BW))
 
 
+class Claims(Halves):
+    """Says that sizes alone decide what it computes, in vain: so do values."""
+
+    def trials(self) -> list[tuple[Tensor]]:
+        return [(torch.full((2, 3), 0.5),), (torch.full((1, 3), 7.0),)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_network_is_recorded_that_does_not_say_so_or_says_so_and_computes_something_else():
+    assert rewrites.traced(Halves().eval()) is None
+    with pytest.raises(ValueError, match="recorded with 2 rows, it answers otherwise for 1"):
+        rewrites.traced(Claims().eval())
+
+
 def test_a_network_that_cannot_be_compiled_runs_as_it_is_written():
     class Odd(Halves):
         def forward(self, rows_BW: Tensor) -> Tensor:

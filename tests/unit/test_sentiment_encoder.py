@@ -14,6 +14,7 @@ from pipelines.place import Place
 from pipelines.sentiment.config import Config
 from pipelines.sentiment.model import Model, Prediction
 from pipelines.sentiment.reading import alike
+from services import rewrites
 
 TEXTS = ["a good day", "bad", "good bad good bad good bad good bad good bad"]
 
@@ -105,6 +106,16 @@ def test_an_encoder_that_holds_only_a_pickle_is_refused(encoder: Path, tmp_path:
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pickled weights such as pytorch_model\.bin are refused"):
         start(tmp_path / "pickled", tmp_path)
+
+
+def test_a_recorded_encoder_answers_texts_of_every_length_as_it_does_itself(trained: Path) -> None:
+    model = Model.load(trained)
+    recorded = rewrites.traced(model.network)
+    assert recorded is not None and recorded.get_parameter("head.weight") is model.network.get_parameter("head.weight")
+    with torch.inference_mode():
+        for texts in (TEXTS, TEXTS[:1], TEXTS[2:], [*TEXTS, "day"] * 5, ["good"]):
+            inputs = model.reader.read(texts).batch(torch.arange(len(texts)))
+            torch.testing.assert_close(recorded(*inputs), model.network(*inputs))
 
 
 def test_an_encoder_with_corrupt_weights_is_refused(encoder: Path, tmp_path: Path) -> None:
