@@ -33,6 +33,7 @@ applications:
             env_vars:
               RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD: "0"
               ONEDNN_PRIMITIVE_CACHE_CAPACITY: "256"
+              LRU_CACHE_CAPACITY: "32"
               MALLOC_ARENA_MAX: "2"
               GRPC_VERBOSITY: "NONE"
 {{- end }}
