@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "32", "MALLOC_ARENA_MAX": "2"}
-"""Has oneDNN keep the kernels of so many layers and shapes instead of 1,024, and PyTorch so many of each kind instead of
-1,024 beside them, in each thread that computes: batches and texts of all lengths fill the one in half an hour with some
-50 MB, the other with as much; with fewer a batch takes no longer. Has glibc make two heaps instead of eight for each
-core: threads fill theirs with holes, 50 to 80 MB after minutes. Holds for a process that is started with it."""
+"""Has oneDNN keep the kernels of so many layers and shapes instead of 1,024, and PyTorch so many of each kind instead
+of 1,024 beside them, in each thread that computes: batches and texts of all lengths fill the one in half an hour with
+some 50 MB, the other with as much; with fewer a batch takes no longer. Has glibc make two heaps instead of eight for
+each core: threads fill theirs with holes, 50 to 80 MB after minutes. Holds for a process that is started with it."""
 LOOK_S = 5.0
 """Seconds between two looks."""
 GROWTH_BYTES = 16 << 20
