@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ class Together(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return together(ROOT / nodeid.partition("::")[0])
+
+
+def pytest_configure() -> None:
+    """Has what tests start take Ctrl-C: a shell's job in the background ignores it, and so would its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,6 @@
 """`eagerly train --local`, from the command to the registry, in a process of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path, monkey
     words = ["train", str(ROOT / "examples" / "parity"), "--local", "--epochs", "9999", "--run-dir", "run"]
     command = [sys.executable, "-m", "eagerly", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with _running(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         _until((tmp_path / "run" / "mlflow.json").exists)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -92,7 +93,7 @@ def test_an_interrupted_run_leaves_soon_where_its_tracker_hangs_and_says_what_br
         where = f"http://127.0.0.1:{silent.getsockname()[1]}"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": where}
         environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=said) as process:
+        with _running(command, cwd=tmp_path, env=environment, stderr=said) as process:
             _until(lambda: f"MLflow at {where} does not answer" in (tmp_path / "said").read_text())
             _until(lambda: journal.has_begun(tmp_path / "run"))
             began = time.monotonic()
@@ -104,6 +105,16 @@ def test_an_interrupted_run_leaves_soon_where_its_tracker_hangs_and_says_what_br
         assert f"`eagerly record {tmp_path}/run` brings it in" in lines[-2]
         assert seconds < 30
         _until(lambda: not _processes_that_mention(str(tmp_path)))
+
+
+@contextlib.contextmanager
+def _running(command: list[str], **how: Any) -> "Iterator[subprocess.Popen[str]]":
+    """Runs a command, which is killed if it is still there at the end."""
+    with subprocess.Popen(command, **how) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _until(true: Callable[[], object], patience_seconds: float = 90) -> None:
