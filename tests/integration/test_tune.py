@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eagerly.commands import tune
-from pipelines import recorder, sealed, tasks, tracking, trials
+from pipelines import recorder, registry, sealed, tasks, tracking, trials
 from pipelines.journal import Journal
 from pipelines.settings import Launch
 
@@ -123,7 +123,7 @@ def test_the_verb_trains_the_best_out_as_a_child_of_the_search_and_registers_it(
     assert tune.main(["--resume", str(searched["folder"])]) == 0
     said, best = capsys.readouterr().out, searched["best"]
     assert f"best of {TRIALS} trials: number {best.number + 1}, " in said
-    assert re.search(r"classifier version 1 .*champion", said), said
+    assert re.search(r"model version +classifier 1, champion", said), said
     client = mlflow.MlflowClient(tracking.uri())
     version = client.get_model_version_by_alias("classifier", "champion")
     assert version.run_id is not None
@@ -132,4 +132,4 @@ def test_the_verb_trains_the_best_out_as_a_child_of_the_search_and_registers_it(
     assert float(run.data.params["lr"]) == best.values["lr"]
     assert run.data.metrics["test/accuracy"] > 0.9
     artifact = searched["folder"] / trials.BEST / "artifact"
-    assert version.tags["digest"] == sealed.verify(artifact)
+    assert version.tags[registry.DIGEST] == sealed.verify(artifact)
