@@ -53,7 +53,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     """An environment that names no cluster and no registry but the folder's own."""
-    named = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "MLFLOW_TRACKING_URI")
+    named = (
+        cluster.LOOPBACK,
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "MLFLOW_TRACKING_URI",
+    )
     kept = {key: value for key, value in os.environ.items() if key not in named}
     return {**kept, "PYTHONPATH": str(ROOT), "EAGERLY_HOME": str(folder / "home")}
 
