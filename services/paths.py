@@ -209,8 +209,8 @@ def _clock(network: Any) -> Callable[[], float]:
 
 
 def is_on_cpu(network: Any) -> bool:
-    """Says whether all of a network's weights are on the CPU."""
-    return all(one.device.type == "cpu" for one in network.parameters())
+    """Says whether all of a network's tensors are on the CPU."""
+    return all(one.device.type == "cpu" for one in (*network.parameters(), *network.buffers()))
 
 
 def _fastest(eager: Trial, trials: list[Trial]) -> Choice:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from services.paths import is_on_cpu
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RECORDED = 1e-4
 """Most that a recorded network's outputs may differ from its own, absolutely and as a share."""
@@ -117,7 +119,7 @@ def traced(network: nn.Module) -> nn.Module | None:
     for one, and unless all of it is on a CPU. Raises ValueError when the record gives other answers than the network
     for one of the trials.
     """
-    if not hasattr(network, "trials") or not _is_on_cpu(network):
+    if not hasattr(network, "trials") or not is_on_cpu(network):
         return None
     twin: Any = _twin(network)
     first, *others = twin.trials()
@@ -145,7 +147,7 @@ def scripted(network: nn.Module) -> nn.Module | None:
     What is frozen stays in memory, weights and all, as long as the unit that it was compiled in: Python's own unit
     never ends, one that is read from bytes ends with its network.
     """
-    if not _is_on_cpu(network):
+    if not is_on_cpu(network):
         return None
     twin = _twin(network)
     with warnings.catch_warnings():
@@ -162,10 +164,6 @@ def scripted(network: nn.Module) -> nn.Module | None:
 
     twin.forward = forward
     return twin
-
-
-def _is_on_cpu(network: nn.Module) -> bool:
-    return all(tensor.device.type == "cpu" for tensor in (*network.parameters(), *network.buffers()))
 
 
 def _read(kept: io.BytesIO) -> torch.jit.ScriptModule:
