@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.frames import PREFACE
@@ -98,6 +98,11 @@ class Relay:
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
+    def lose(self) -> None:
+        """Has the connections there are carry nothing any more, and tells nobody; new ones are sound."""
+        self.deaf.set()
+        self.deaf = threading.Event()
+
     def __enter__(self) -> "Relay":
         return self
 
@@ -120,13 +125,3 @@ class Relay:
                     continue
                 server.settimeout(None)
                 self.lines.append(Line(client, server, self.deaf))
-
-
-def within(seconds: float, condition: Callable[[], object]) -> bool:
-    """Waits until something is so; tells whether it came to be."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True

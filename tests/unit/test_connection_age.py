@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import endpoints
+import registries
 import relays
 
 from benchmarks.frames import DATA
@@ -70,7 +71,7 @@ def test_a_call_that_takes_longer_than_the_age_is_answered(tmp_path: Path):
         held = pool.submit(client.analyze, ["held"])
         assert model.computing.wait(5)
         line = relay.lines[0]
-        assert relays.within(5, lambda: line.sent(relays.GOAWAY))
+        assert registries.eventually(lambda: line.sent(relays.GOAWAY), 5)
         time.sleep(AGE_S)
         model.open.set()
         assert held.result(10)[0].labels[0].label == "held"
@@ -90,7 +91,7 @@ def test_one_connection_that_stays_reaches_every_replica_on_its_port(tmp_path: P
     ):
         assert beside.address == running.address
         answers: list[str] = []
-        assert relays.within(
-            15, lambda: answers.extend(called(client, 0.2)) or {"call 0"} & {*one.computed} & {*other.computed}
+        assert registries.eventually(
+            lambda: answers.extend(called(client, 0.2)) or {"call 0"} & {*one.computed} & {*other.computed}, 15
         )
     assert not [answer for answer in answers if not answer.startswith("call ")]

@@ -8,6 +8,7 @@ import endpoints
 import grpc
 import psutil
 import pytest
+import registries
 import relays
 
 from benchmarks.frames import ACK, DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, Peer, frame, headers, message
@@ -65,11 +66,11 @@ def ended(line: relays.Line) -> bytes:
 def test_a_bomb_is_resource_exhausted_and_never_in_memory(relay: relays.Relay, bomb: bytes):
     peer = Peer(relay.address)
     peer.send(frame(SETTINGS, ACK, 0))
-    assert relays.within(5, lambda: relay.lines and relay.lines[0].answered)
+    assert registries.eventually(lambda: relay.lines and relay.lines[0].answered, 5)
     Path("/proc/self/clear_refs").write_text("5")
     before = psutil.Process().memory_info().rss
     send(peer, bomb)
-    assert relays.within(10, lambda: ended(relay.lines[0]))
+    assert registries.eventually(lambda: ended(relay.lines[0]), 10)
     grown = peak_bytes() - before
     assert STATUS + b"\x018" in ended(relay.lines[0]), "8 is RESOURCE_EXHAUSTED"
     assert grown < CAP_BYTES + SLACK_BYTES
@@ -80,11 +81,13 @@ def test_the_next_call_is_answered(relay: relays.Relay, bomb: bytes):
     peer = Peer(relay.address)
     peer.send(frame(SETTINGS, ACK, 0))
     send(peer, bomb)
-    assert relays.within(10, lambda: relay.lines and ended(relay.lines[0]))
+    assert registries.eventually(lambda: relay.lines and ended(relay.lines[0]), 10)
     text = message(sentiment_pb2.AnalyzeRequest(texts=["same connection"]).SerializeToString())
     at = peer.stream()
     peer.send(frame(HEADERS, END_HEADERS, at, headers(ANALYZE)) + frame(DATA, END_STREAM, at, text))
-    assert relays.within(10, lambda: any(b"same connection" in one.payload for one in relay.lines[0].sent(DATA)))
+    assert registries.eventually(
+        within_s=10, met=lambda: any(b"same connection" in one.payload for one in relay.lines[0].sent(DATA))
+    )
     peer.close()
     with Client(relay.address) as client:
         assert client.analyze(["another connection"])[0].labels[0].label == "another connection"

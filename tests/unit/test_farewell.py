@@ -9,6 +9,7 @@ from typing import Any
 import endpoints
 import grpc
 import pytest
+import registries
 import relays
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -60,7 +61,7 @@ def test_watchers_hear_not_serving_before_the_connection_drains_and_calls_in_fli
         assert next(states).status == NOT_SERVING
         calls.append(pool.submit(analyze, channel, f"call {CALLS}"))
         (line,) = relay.lines
-        assert relays.within(5, lambda: places(line, relays.GOAWAY))
+        assert registries.eventually(lambda: places(line, relays.GOAWAY), 5)
         assert not draining.done()
         model.open.set()
         assert [call.result(10) for call in calls] == [f"call {number}" for number in range(CALLS + 1)]
@@ -93,7 +94,7 @@ def test_clients_with_the_shipped_service_config_go_over_to_another_server_witho
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         callers = [pool.submit(call) for _ in range(4)]
-        assert relays.within(10, lambda: "before" in one.computed)
+        assert registries.eventually(lambda: "before" in one.computed, 10)
         leaving.run(leaving.server.drain())
         gone.set()
         for caller in callers:

@@ -9,6 +9,7 @@ from pathlib import Path
 import endpoints
 import psutil
 import pytest
+import registries
 import relays
 
 from benchmarks.frames import ACK, PING, SETTINGS, Peer, frame
@@ -53,7 +54,7 @@ def connect(relay: relays.Relay) -> tuple[Peer, relays.Line]:
     """Makes a connection that answers no ping."""
     peer = Peer(relay.address)
     peer.send(frame(SETTINGS, ACK, 0))
-    assert relays.within(5, lambda: relay.lines and relay.lines[0].answered)
+    assert registries.eventually(lambda: relay.lines and relay.lines[0].answered, 5)
     return peer, relay.lines[0]
 
 
@@ -71,7 +72,7 @@ def test_an_idle_client_stays_connected_while_it_answers_and_is_dropped_once_it_
         (line,) = relay.lines
         time.sleep(0.3)
         before = pings(line, 0)
-        assert relays.within(10, lambda: pings(line, 0) >= before + 2)
+        assert registries.eventually(lambda: pings(line, 0) >= before + 2, 10)
         assert client.analyze(["fine"])[0].labels
         assert relay.lines == [line] and not line.ended.is_set()
         relay.deaf.set()

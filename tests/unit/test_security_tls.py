@@ -12,6 +12,7 @@ import endpoints
 import grpc
 import keys
 import pytest
+import registries
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eagerly.v1 import sentiment_pb2
@@ -106,21 +107,12 @@ def issuer_seen(running: endpoints.Endpoint, ca: bytes) -> bool:
             return False
 
 
-def until(true: Any, seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def test_new_handshakes_see_the_new_certificate_and_old_connections_live_on(tmp_path: Path, authority: keys.Issued):
     following = keys.certificate("following")
     with served(tmp_path, authority) as running, channel(running, authority.cert) as before:
         assert analyze(before)
         keys.certificate("localhost", following).write(tmp_path, "server")
-        assert until(lambda: issuer_seen(running, following.cert))
+        assert registries.eventually(lambda: issuer_seen(running, following.cert), 10)
         assert not issuer_seen(running, authority.cert)
         assert analyze(before)
 
@@ -134,7 +126,9 @@ def test_the_end_of_the_certificate_is_in_the_metrics_and_follows_the_files(
         today = shown_end(running)
         assert today == pytest.approx(time.time() + 86_400, abs=60)
         issued.write(tmp_path, "server")
-        assert until(lambda: shown_end(running) == issued.certificate.not_valid_after_utc.timestamp())
+        assert registries.eventually(
+            lambda: shown_end(running) == issued.certificate.not_valid_after_utc.timestamp(), 10
+        )
 
 
 def test_the_earliest_end_of_a_chain_counts_and_no_certificate_has_none(tmp_path: Path, authority: keys.Issued):
@@ -171,7 +165,7 @@ def test_a_certificate_swapped_by_links_is_seen(tmp_path: Path, authority: keys.
         assert issuer_seen(running, authority.cert)
         (tmp_path / "next").symlink_to("two")
         (tmp_path / "next").rename(tmp_path / "data")
-        assert until(lambda: issuer_seen(running, following.cert))
+        assert registries.eventually(lambda: issuer_seen(running, following.cert), 10)
 
 
 @pytest.mark.parametrize("broken", ["half", "strange", "expired", "gone"])
@@ -193,7 +187,7 @@ def test_a_bad_new_pair_leaves_the_old_in_force_and_is_logged(
         assert "stays in force" in caplog.text
         following = keys.certificate("following")
         keys.certificate("localhost", following).write(tmp_path, "server")
-        assert until(lambda: issuer_seen(running, following.cert))
+        assert registries.eventually(lambda: issuer_seen(running, following.cert), 10)
 
 
 @pytest.mark.parametrize(
