@@ -85,7 +85,8 @@ def test_a_path_that_is_faster_and_answers_the_same_is_taken():
 
 
 def test_of_paths_that_are_as_fast_the_one_that_is_worth_more_under_load_is_taken():
-    plain, one_call = Way("plain", quick(), 0.0), Way("one-call", quick(), 0.0, worth=2.0)
+    slow = quick(lambda network: Slow(network, 0.001))
+    plain, one_call = Way("plain", slow, 0.0), Way("one-call", slow, 0.0, worth=2.0)
     for ways in ((plain, one_call), (one_call, plain)):
         assert paths.choose(Scores(), Scores().examples(), ways, budget_s=5).name == "one-call"
 
