@@ -1,8 +1,8 @@
 """Shares the model's time among calls: whatever waits when the model is free becomes one batch.
 
 The model runs on a thread of its own, so that the event loop stays free to read and answer calls; each batch costs the
-loop one wake-up, however many calls it answers. Batches that take a few milliseconds are computed by the loop itself,
-as inline.py says.
+loop one wake-up, however many calls it answers. Where it pays, the thread waits a moment for calls that are about to
+come, as gathering.py says. Batches that take a few milliseconds are computed by the loop itself, as inline.py says.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any
 
 from services import errors
 from services.batches import Batch, Call
+from services.gathering import Gathering
 from services.inline import Inline, Near
 from services.visits import Visit
 
@@ -51,6 +52,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._held: Call | None = None
+        self._gathering = Gathering()
         self._handed_count = 0  # calls that the thread has, until their batch is delivered
         self._near = Near()
         self._seen_count, self._seen_s, self._idle_s = 0, 0.0, 0.0
@@ -180,6 +182,7 @@ class Batcher:
         while (batch := self._take()) is not None:
             try:
                 self._compute(batch)
+                self._gathering.computed(len(batch.calls), batch.size, batch.compute_s)
             finally:
                 self._loop.call_soon_threadsafe(self._deliver, batch)
 
@@ -187,12 +190,13 @@ class Batcher:
         """Waits for a call and takes with it what else waits, up to max_batch items; None at the end."""
         call = self._held or self._queue.get()
         self._held = None
+        self._gathering.begins()
         batch = Batch()
         while call is not None:
             batch.taken_count += 1
             self._admit(call, batch)
             try:
-                call = self._queue.get_nowait()
+                call = self._next(batch)
             except Empty:
                 return batch
             if call is not None and batch.inputs and batch.size + call.count > self._max_batch:
@@ -202,6 +206,17 @@ class Batcher:
             self._queue.put(None)
             return batch
         return None
+
+    def _next(self, batch: Batch) -> Call | None:
+        """Takes one more call, for which it waits if that pays; raises Empty when there is none."""
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            deadline = min((call.deadline for call in batch.calls), default=0.0)
+            patience_s = self._gathering.patience_s(len(batch.calls), deadline)
+            if not patience_s or batch.size >= self._max_batch:
+                raise
+            return self._queue.get(timeout=patience_s)
 
     def _admit(self, call: Call, batch: Batch) -> None:
         """Adds a call to the batch unless its caller is gone or its time is up."""
