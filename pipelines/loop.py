@@ -109,7 +109,8 @@ class Worker:
         self.device, self.data = torch.device(place.device), data
         self.train, self.valid = data.train.to(self.device), data.valid.to(self.device)
         torch.manual_seed(step_seed(config.seed, -1, 0))
-        self.model = task.model.Model.create(config, data)
+        self.make = partial(task.model.Model.create, config, data)
+        self.model = self.make()
         self.network: nn.Module = self.model.network
         self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.stepper = assemble(task, config, self.model, self.train, place, run_dir, self.total_steps, emit)
@@ -193,8 +194,12 @@ class Worker:
     def diverged(self, last: Skipped) -> Diverged:
         """Says what became of a step that was not finite, the last that was skipped."""
         epoch, batch = divmod(last.step, self.total_steps // self.config.epochs)
-        draw, batch_B = Draw(self.config.seed, epoch), self._plan(epoch)[batch]
-        found = postmortem.examine(self.stepper, self.network, self.train, batch_B, draw, last.step)
+        step = self._plan(epoch)[batch], Draw(self.config.seed, epoch), last.step
+        if sharding.is_sharded(self.network):
+            whole = sharding.whole_model(self.model, self.make, self.place.rank).network
+            found = postmortem.examine_all(self.stepper, whole, self.data.train, *step)
+        else:
+            found = postmortem.examine(self.stepper, self.network, self.train, *step)
         case = postmortem.Case(last, self.config, self.guards.ladder, epoch, batch)
         return postmortem.report(case, found, self.run_dir, self.place)
 
@@ -282,8 +287,7 @@ class Worker:
             sums, metrics, columns = self.evaluator.test(self.model, self.valid, self.data.test.to(self.device))
             self.saver.finish()
             state = {**self.state(), "about": None, "metrics": metrics}
-            create = self.task.model.Model.create
-            model = sharding.whole_model(self.model, lambda: create(self.config, self.data), self.place.rank)
+            model = sharding.whole_model(self.model, self.make, self.place.rank)
             if self.place.rank == 0:
                 self.emit({"event": "state", "digest": checkpoint.digest(state)})
                 metrics = release.write(

@@ -3,6 +3,7 @@
 Shapes: B examples of a batch.
 """
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import collectives, sharding
+from pipelines import collectives, numerics
 from pipelines.examples import Draw, Split
 from pipelines.guards import Ladder, Skipped
 from pipelines.nested import is_broken, is_finite, tensors
@@ -46,8 +47,6 @@ class Finding:
 
 def examine(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor, draw: Draw, step: int) -> Finding:
     """Takes this rank's share of a step again, on the bare network, and names what first is not finite."""
-    if sharding.is_sharded(network):  # ranks would wait for each other's parts
-        return Finding(part="sharded")
     network.train()
     for number, (own_B, weight) in enumerate(stepper.micro_batches(batch_B)):
         if not weight:
@@ -68,6 +67,21 @@ def examine(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor,
         if watch.found:
             return Finding(*watch.found, _culprits(stepper, network, split, own_B, draw))
     return Finding()
+
+
+def examine_all(stepper: Stepper, network: nn.Module, split: Split, batch_B: Tensor, draw: Draw, step: int) -> Finding:
+    """Takes the shares of all ranks again, one after the other, on rank 0's whole network and a split on the CPU.
+
+    For a network in shares: ranks that look each at its own batch would wait for each other's weights.
+    """
+    if stepper.rank:
+        return Finding()
+    twin, findings = copy.copy(stepper), []
+    twin.device = torch.device("cpu")
+    twin.autocast = numerics.autocast(stepper.config, twin.device)
+    for twin.rank in range(stepper.world):
+        findings.append(examine(twin, network, split, batch_B.cpu(), draw, step))
+    return _join(findings)
 
 
 @dataclass
@@ -224,7 +238,7 @@ def _sentence(case: Case, found: Finding) -> str:
 
 def _cause(found: Finding) -> str:
     if not found.module:
-        return "a sharded network is not looked into" if found.part else "the step taken again was finite"
+        return "the step taken again was finite"
     where = {"batch": "the batch itself", "loss": "the loss"}.get(found.module, f"module {found.module!r}")
     part = "" if found.module == "batch" else f" (its {found.part})"
     indices = ", ".join(str(one["index"]) for one in found.examples)

@@ -191,14 +191,27 @@ def test_two_processes_climb_alike(tmp_path: Path, pair: training.Pair) -> None:
     assert outcomes[0].losses == pytest.approx(alone.losses, abs=1e-4, nan_ok=True)
 
 
-def test_two_processes_stop_with_one_report(tmp_path: Path, pair: training.Pair) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_stop_with_one_report(tmp_path: Path, pair: training.Pair, shard: bool) -> None:
     with pytest.raises(loop.Diverged, match=r"the loss is nan at step 2; .* in the batch itself, with training examp"):
-        pair.run(train_poisoned, tmp_path, 2, 0)
+        pair.run(train_poisoned, tmp_path, 2, 0, shard)
     (example,) = json.loads((tmp_path / "report.json").read_text())["examples"]
     assert example["index"] == int(batches.training(0, 0, 1433, 512, None)[2][101])
 
 
-def train_poisoned(rank: int, folder: Path, world: int = 2, rollbacks: int = 1) -> training.Outcome:
+def test_the_report_names_a_module_of_a_network_in_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: training.Pair
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    task = planted.plant(tmp_path, "broken_share", "return x * self.scale + torch.log(x * 0 - 1)")
+    flags = POINTS | {"word": str(task.folder), "shard": True, "guard_skips": 0, "guard_halvings": 0, "batch_size": 5}
+    with pytest.raises(loop.Diverged, match=r"module 'odd' \(its output\), with training examples 0, 1, 2, 3, 4;"):
+        pair.run(training.train_ranked, tmp_path / "run", flags)
+
+
+def train_poisoned(
+    rank: int, folder: Path, world: int = 2, rollbacks: int = 1, shard: bool = False
+) -> training.Outcome:
     """Poisons one example, which one of the ranks alone sees."""
     index = int(batches.training(0, 0, 1433, 512, None)[2][101])
     flags: dict[str, Any] = PLAIN | {
@@ -208,7 +221,7 @@ def train_poisoned(rank: int, folder: Path, world: int = 2, rollbacks: int = 1) 
         "guard_skips": 0,
         "guard_halvings": 0,
     }
-    flags |= {"guard_rollbacks": rollbacks}
+    flags |= {"guard_rollbacks": rollbacks, "shard": shard}
     place = training.Place(rank, world)
     return training.train(folder, place=place, wrap=poison((0, index)), **flags)
 
