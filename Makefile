@@ -68,6 +68,8 @@ lock: .venv/uv
 	    --python-version 3.11 -o requirements-client.lock
 	.venv/bin/uv pip compile -q pyproject.toml --extra cluster --extra dev -c requirements.lock --generate-hashes \
 	    --no-annotate --no-header --python-version 3.11 -o requirements-dev.lock
+	echo kserve==0.21.0 | .venv/bin/uv pip compile -q - --generate-hashes --no-annotate --no-header \
+	    --python-version 3.11 -o tests/unit/kserve.lock
 
 .venv/uv:
 	$(PYTHON) -m venv .venv
