@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from eagerly import contract, spans
-from eagerly.connection import Connection, Tls
+from eagerly.connection import DEADLINE_S, Connection, Tls
 from eagerly.contract import Items, Labels, Provenance, Query, Raw
 from eagerly.v1 import sentiment_pb2
 from eagerly.v1.classifier_pb2_grpc import ClassifierStub
@@ -29,7 +29,7 @@ class AsyncClient:
     def __init__(
         self,
         address: str,
-        timeout_s: float = 10.0,
+        timeout_s: float = DEADLINE_S,
         wait_for_ready: bool = True,
         *,
         tls: Tls | None = None,

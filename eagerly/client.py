@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import Message
 
 from eagerly import contract, spans
-from eagerly.connection import Connection, Tls
+from eagerly.connection import DEADLINE_S, Connection, Tls
 from eagerly.contract import CallError, Item, Items, Label, Labels, Provenance, Query, Raw, Violation
 from eagerly.v1 import sentiment_pb2
 from eagerly.v1.classifier_pb2_grpc import ClassifierStub
@@ -44,7 +44,7 @@ class Client:
     def __init__(
         self,
         address: str,
-        timeout_s: float = 10.0,
+        timeout_s: float = DEADLINE_S,
         wait_for_ready: bool = True,
         *,
         tls: Tls | None = None,

@@ -11,6 +11,9 @@ from typing import Any
 import grpc
 
 MOST_CONNECTIONS = 64
+DEADLINE_S = 20.0
+"""Seconds that a call may take, retries included, unless its caller says otherwise: a single replica that was killed
+answers again after 8 s, at the longest 11."""
 KEEPALIVE_S = 30
 """Seconds after which a silent server is asked whether it is still there, as one whose machine was lost never says that
 it is not. Ours bear with a ping every 10 s, of idle connections too."""

@@ -35,8 +35,8 @@ class Call:
 
     address: str = ""
     """host:port of the endpoint; empty is EAGERLY_ADDRESS, or 127.0.0.1:9000."""
-    timeout_s: float = 10.0
-    """Seconds to wait for the answer."""
+    timeout_s: float = 20.0
+    """Seconds to wait for the answer; a single replica that was killed takes up to 11 to be back."""
     json: bool = False
     """Whether to print JSON, for programs."""
     file: str = ""
