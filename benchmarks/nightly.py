@@ -147,10 +147,10 @@ def main(words: list[str], planned: Callable[[bool, int], list[Task]] = tasks, r
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="everything in small")
     parser.add_argument("--seed", type=int, default=int(time.strftime("%Y%m%d")))
-    parser.add_argument("--only", default="", help="parts whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts whose name contains one of these")
     arguments = parser.parse_args(words)
     print(f"seed {arguments.seed}", flush=True)
-    listed = [task for task in planned(arguments.quick, arguments.seed) if arguments.only in task.name]
+    listed = [task for task in planned(arguments.quick, arguments.seed) if any(word in task.name for word in arguments.only)]
     outcomes = night(listed, results)
     print(f"\n{report(outcomes)}")
     return int(any(outcome.code for outcome in outcomes))
