@@ -150,7 +150,9 @@ def main(words: list[str], planned: Callable[[bool, int], list[Task]] = tasks, r
     parser.add_argument("--only", nargs="+", default=[""], help="parts whose name contains one of these")
     arguments = parser.parse_args(words)
     print(f"seed {arguments.seed}", flush=True)
-    listed = [task for task in planned(arguments.quick, arguments.seed) if any(word in task.name for word in arguments.only)]
+    listed = [
+        task for task in planned(arguments.quick, arguments.seed) if any(word in task.name for word in arguments.only)
+    ]
     outcomes = night(listed, results)
     print(f"\n{report(outcomes)}")
     return int(any(outcome.code for outcome in outcomes))
