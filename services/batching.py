@@ -182,7 +182,8 @@ class Batcher:
         while (batch := self._take()) is not None:
             try:
                 self._compute(batch)
-                self._gathering.computed(len(batch.calls), batch.size, batch.compute_s)
+                if batch.failure is None:
+                    self._gathering.computed(len(batch.calls), batch.size, batch.compute_s)
             finally:
                 self._loop.call_soon_threadsafe(self._deliver, batch)
 

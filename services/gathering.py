@@ -16,12 +16,15 @@ LEAST_S, MOST_S = 0.0005, 0.008
 """Shorter is not worth a wait; longer is none."""
 GAIN = 1.03
 """How many times as many items a second waiting must answer."""
-RUN = 6
-"""Batches until it is decided anew. The first of each is not measured, as callers find their new time."""
+RUN = 7
+"""Batches until it is decided anew. The first of each is not measured, as callers find their new time; the others are
+even in number, as callers in two parts make every other batch like."""
 TRIES = 10
 """One of so many runs is spent on the other way."""
 MEMORY = 0.8
 """What is left of a figure after each batch."""
+LONGEST = 3.0
+"""Most that a batch counts for, in means of those before: a machine's hiccup says nothing of waiting."""
 
 
 @dataclass
@@ -30,11 +33,15 @@ class Rate:
 
     items: float = 0.0
     seconds: float = 0.0
+    batches: float = 0.0
 
     def add(self, count: int, seconds: float) -> None:
         """Adds a batch."""
+        if self.batches:
+            seconds = min(seconds, LONGEST * self.seconds / self.batches)
         self.items = MEMORY * self.items + count
         self.seconds = MEMORY * self.seconds + seconds
+        self.batches = MEMORY * self.batches + 1
 
     @property
     def per_s(self) -> float:
@@ -51,7 +58,7 @@ class Gathering:
         self._rates = {False: Rate(), True: Rate()}
         self._crowd = Crowd()
         self._batches = 0
-        self._began = 0.0
+        self._began = self._ended = 0.0
         self._compute_s = 0.0
 
     def begins(self) -> None:
@@ -78,9 +85,18 @@ class Gathering:
         self._compute_s = compute_s
         if self._waits:
             self._crowd.came(call_count)
+        idle_s, now = self._began - self._ended, time.monotonic()
         if self._batches % RUN != 1:
-            self._rates[self._waits].add(size, time.monotonic() - self._began)
+            # Callers who were all answered leave the thread idle until they are back, which waiting brings about.
+            self._rates[self._waits].add(size, now - self._began + (idle_s if idle_s <= MOST_S else 0.0))
+        self._ended = now
         if self._batches % RUN == 0:
-            pays = self._rates[True].per_s > GAIN * self._rates[False].per_s
-            tries = self._batches // RUN % TRIES == 0
-            self._waits = pays != tries
+            self._decide()
+
+    def _decide(self) -> None:
+        """Does what has paid, or tries the other; a try of waiting knows of no callers before."""
+        pays = self._rates[True].per_s > GAIN * self._rates[False].per_s
+        tries = self._batches // RUN % TRIES == 0
+        self._waits = pays != tries
+        if tries and not pays:
+            self._crowd = Crowd()

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import itertools
 import time
 from collections.abc import Callable
 
@@ -26,7 +27,13 @@ class Clock:
         return self.now
 
 
-def play(monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], float], callers: int, batches: int = 300) -> list[int]:
+def play(
+    monkeypatch: pytest.MonkeyPatch,
+    cost: Callable[[int], float],
+    callers: int,
+    batches: int = 300,
+    back_s: float = BACK_S,
+) -> list[int]:
     """Has callers call again and again; returns the sizes of the batches once both ways have been tried."""
     clock, own = Clock(), Gathering()
     monkeypatch.setattr(gathering, "time", clock)
@@ -44,10 +51,11 @@ def play(monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], float], callers:
             clock.now += left_s
             heapq.heappop(arrivals)
             size += 1
-        clock.now += cost(size)
-        own.computed(size, size, cost(size))
+        seconds = cost(size)
+        clock.now += seconds
+        own.computed(size, size, seconds)
         for number in range(size):
-            heapq.heappush(arrivals, clock.now + BACK_S + number * BACK_S / 10)
+            heapq.heappush(arrivals, clock.now + back_s + number * back_s / 70)
         sizes.append(size)
     return sizes[batches // 2 :]
 
@@ -60,6 +68,17 @@ def test_callers_are_computed_together_where_that_takes_less_time_each(monkeypat
 def test_nobody_is_waited_for_where_that_saves_nothing(monkeypatch: pytest.MonkeyPatch):
     sizes = play(monkeypatch, lambda size: 0.005 * size, FEW)
     assert sizes.count(FEW) < 0.2 * len(sizes)
+
+
+def test_nobody_is_waited_for_where_the_wait_takes_more_than_it_saves(monkeypatch: pytest.MonkeyPatch):
+    sizes = play(monkeypatch, lambda size: 0.003 + 0.005 * size, FEW, back_s=0.006)
+    assert sizes.count(FEW) < 0.2 * len(sizes)
+
+
+def test_a_hiccup_of_the_machine_does_not_end_the_waiting(monkeypatch: pytest.MonkeyPatch):
+    costs = (2.5 if number == 155 else 0.0 for number in itertools.count())
+    sizes = play(monkeypatch, lambda size: 0.01 + 0.002 * size + next(costs), FEW)
+    assert sizes.count(FEW) > 0.8 * len(sizes)
 
 
 def test_a_lone_caller_hardly_ever_waits(monkeypatch: pytest.MonkeyPatch):
