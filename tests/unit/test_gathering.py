@@ -71,7 +71,7 @@ def test_nobody_is_waited_for_where_that_saves_nothing(monkeypatch: pytest.Monke
 
 
 def test_nobody_is_waited_for_where_the_wait_takes_more_than_it_saves(monkeypatch: pytest.MonkeyPatch):
-    sizes = play(monkeypatch, lambda size: 0.003 + 0.005 * size, FEW, back_s=0.006)
+    sizes = play(monkeypatch, lambda size: 0.0025 + 0.005 * size, FEW, back_s=0.0033)
     assert sizes.count(FEW) < 0.2 * len(sizes)
 
 
