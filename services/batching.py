@@ -7,7 +7,6 @@ come, as gathering.py says. Batches that take a few milliseconds are computed by
 
 import asyncio
 import contextvars
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from services import errors
-from services.batches import Batch, Call
+from services.batches import Batch, Call, answers, failed
 from services.gathering import Gathering
 from services.inline import Inline, Near
-from services.visits import Visit
-
-log = logging.getLogger(__name__)
 
 SURPRISE = 2.0
 """How many times faster than ever before the model may be without a call being refused that it could have answered."""
@@ -90,7 +86,7 @@ class Batcher:
             self._refused_count += 1
             raise errors.Busy(retry_after_s=max(0.01, waiting * self._item_s))
         now = time.monotonic()
-        if now + max(self._quickest_s, ahead * self._least_item_s / SURPRISE) >= deadline:
+        if now + self._least_s(ahead) >= deadline:
             self._refused_count += 1
             raise errors.TooLate("the time left is less than the work needs")
         call = Call(inputs, self._loop.create_future(), deadline, now)
@@ -225,23 +221,27 @@ class Batcher:
         inputs = call.inputs  # read before cancelled(): a caller that goes from now on takes them from the call only
         if call.answer.cancelled():
             self._dropped_count += call.count
-        elif time.monotonic() + self._quickest_s >= call.deadline:
+        elif time.monotonic() + self._least_s(call.count) >= call.deadline:
             batch.late.append(call)
         else:
             batch.calls.append(call)
             batch.inputs += inputs
 
+    def _least_s(self, count: int) -> float:
+        """Gives the least time that so many items take."""
+        return max(self._quickest_s, count * self._least_item_s / SURPRISE)
+
     def _compute(self, batch: Batch) -> None:
-        """Runs the model; what it raises, be it a panic of a library, fails this batch's calls and nothing else."""
+        """Runs the model; what it raises fails the calls that are to blame, and nothing else."""
         inputs = batch.inputs
         if not inputs:
             return
         before_s = time.thread_time()
         batch.started = time.monotonic()
         try:
-            for start in range(0, len(inputs), self._max_batch):
-                batch.results += self._predict(inputs[start : start + self._max_batch])
-            assert len(batch.results) == len(inputs), f"{len(batch.results)} predictions of {len(inputs)} inputs"
+            batch.results = answers(self._predict, batch.calls, inputs, self._max_batch)
+            if all(call.failure is not None for call in batch.calls):
+                batch.failure = batch.calls[0].failure
         except BaseException as error:
             batch.failure = error
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -269,10 +269,11 @@ class Batcher:
             if call.visit is not None:
                 call.visit.computed(call.submitted, batch)
             if not call.answer.done():
-                if batch.failure is None:
+                failure = call.failure or batch.failure
+                if failure is None:
                     call.answer.set_result(batch.results[start:end])
                 else:
-                    call.answer.set_exception(_failure(batch.failure, call.visit))
+                    call.answer.set_exception(failed(failure, call.visit))
             elif call.answer.cancelled():
                 self._gone_count -= call.count
             start = end
@@ -285,12 +286,3 @@ class Batcher:
         self._handed_count -= batch.taken_count
         if self.observe and (batch.calls or batch.late):
             self._loop.call_soon(self.observe, batch)  # after the calls, which are on the loop already
-
-
-def _failure(cause: BaseException, visit: Visit | None) -> errors.ServiceError:
-    """Logs the cause under a request id, and the caller sees the id alone; what is fit to be shown passes as it is."""
-    if isinstance(cause, errors.ServiceError):
-        return cause
-    failure = errors.Failure(visit and visit.request_id)
-    log.error("request %s failed in the model", failure.request_id, exc_info=cause)
-    return failure

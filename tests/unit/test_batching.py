@@ -246,6 +246,101 @@ def test_a_model_that_raises_fails_its_batch_alone(caplog: pytest.LogCaptureFixt
         run(scenario)
 
 
+def test_a_call_that_breaks_the_model_fails_alone_and_not_those_computed_with_it(caplog: pytest.LogCaptureFixture):
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(model, name="test")
+        first = await busy(batcher, model)
+        calls = [asyncio.ensure_future(batcher.submit([n, n + 1])) for n in range(9)]
+        bad = [asyncio.ensure_future(batcher.submit([4, -1])), asyncio.ensure_future(batcher.submit([-2]))]
+        calls += [asyncio.ensure_future(batcher.submit([n, n + 1])) for n in range(9, 12)]
+        await asyncio.sleep(0)
+        model.open.set()
+        assert await first == [0]
+        assert [await call for call in calls] == [[2 * n, 2 * n + 2] for n in range(12)]
+        for call in bad:
+            with pytest.raises(errors.Failure):
+                await call
+        assert len(model.batches[1]) == 27
+        await batcher.close()
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+    assert caplog.text.count("RuntimeError: negative") == 2
+
+
+def test_a_panic_of_a_library_fails_the_call_that_brought_it_about_alone():
+    class Panic(BaseException):
+        """What a Rust extension raises, which is no Exception."""
+
+    gate = threading.Event()
+
+    def predict(inputs: list[int]) -> list[int]:
+        gate.wait(10)
+        if 13 in inputs:
+            raise Panic
+        return inputs
+
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(predict, name="test")
+        calls = [asyncio.ensure_future(batcher.submit([n])) for n in (1, 13, 2)]
+        await asyncio.sleep(0)
+        gate.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [answers[0], answers[2]] == [[1], [2]]
+        assert isinstance(answers[1], errors.Failure)
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_model_that_is_away_is_asked_once_for_all():
+    asked: list[int] = []
+
+    def predict(inputs: list[int]) -> list[int]:
+        asked.append(len(inputs))
+        time.sleep(0.1)
+        raise errors.Away("its process is starting again")
+
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(predict, name="test")
+        calls = [asyncio.ensure_future(batcher.submit([n])) for n in range(8)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, errors.Away) for answer in answers)
+        assert sum(asked) == 8
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_call_whose_items_take_longer_than_is_left_when_its_turn_comes_is_not_computed():
+    batches: list[int] = []
+    gate = threading.Event()
+
+    def predict(inputs: list[int]) -> list[int]:
+        if inputs == [0]:
+            gate.wait(10)
+        else:
+            time.sleep(0.002 * len(inputs))
+        batches.append(len(inputs))
+        return inputs
+
+    async def scenario(model: Doubler) -> None:
+        batcher = Batcher(predict, name="test")
+        await batcher.submit([1] * 64)  # from which it is known what an item takes at the least
+        first = asyncio.ensure_future(batcher.submit([0]))
+        await asyncio.sleep(0.05)
+        large = asyncio.ensure_future(batcher.submit([1] * 400, deadline=time.monotonic() + 0.6))
+        await asyncio.sleep(0.4)
+        gate.set()
+        await first
+        with pytest.raises(errors.TooLate):
+            await large
+        assert batches == [64, 1]
+        await batcher.close()
+
+    run(scenario)
+
+
 def test_close_answers_what_waits_and_refuses_what_comes():
     async def scenario(model: Doubler) -> None:
         batcher = Batcher(model, name="test", max_batch=2)
