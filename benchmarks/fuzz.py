@@ -3,8 +3,9 @@
     python -m benchmarks.fuzz --count 100000 --seed 0
 
 Calls of the three typed services and of Open Inference are drawn over datatype x shape x encoding, and every third has
-its bytes mutated. Call N depends on the seed and N alone. A call that ends in INTERNAL or UNKNOWN is a fault whatever
-the oracle says. Raw results go to benchmarks/results/fuzz.json; the exit code is 1 when there is a fault.
+its bytes mutated. Beside eagerly's tasks stands one of a user's own, with an input of each datatype, which answers with
+a checksum of what it was given. Call N depends on the seed and N alone. A call that ends in INTERNAL or UNKNOWN is a
+fault whatever the oracle says. Raw results go to benchmarks/results/fuzz.json; the exit code is 1 when there is one.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import json
 import math
 import random
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -114,9 +116,14 @@ def _odd_values(expected: Expected, actual: Actual) -> str:
             return f"item {at} has {len(listed)} labels; {expected.label_count} were asked for"
         if not all(math.isfinite(entry.score) for entry in listed):
             return f"item {at} has a score that is not finite"
-    for output in getattr(actual.response, "outputs", []):
+    for at, output in enumerate(getattr(actual.response, "outputs", [])):
         if output.shape[0] < 1:
             return f"output {output.name} holds no items"
+        if output.name == "checksum" and expected.checksums is not None:
+            raw = actual.response.raw_output_contents
+            seen = list(struct.unpack(f"<{len(raw[at]) // 8}q", raw[at]) if raw else output.contents.int64_contents)
+            if seen != expected.checksums:
+                return f"the elements that were read have the checksums {seen}; {expected.checksums} were sent"
     return ""
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.target SETTINGS
 
-SETTINGS is JSON: fields of services.options.Options, and `models`, the tasks to serve (all three without it). The
-models are small and untrained. Prints a line of JSON, see Target, and serves until it is killed.
+SETTINGS is JSON: fields of services.options.Options, `models`, the tasks to serve (eagerly's three and the fuzzer's own
+without it), and `watched`, whether their drift is watched. The models are small and untrained. Prints a line of JSON,
+see Target, and serves until it is killed.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from services import memory, transport
 
 SIDE = 28
 TASKS = ("classifier", "sentiment", "recommender")
+OWN = "datatypes"
+"""A task as a user may have one, of benchmarks/fuzzing/datatypes.py: Open Inference alone serves it."""
+DRIFT_EXAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,12 @@ async def serve(settings: dict[str, Any]) -> None:
     from services.options import Options
     from services.server import Server
 
-    names = settings.pop("models", TASKS)
+    names, watched = settings.pop("models", (*TASKS, OWN)), settings.pop("watched", False)
     models = {name: model(name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         options = Options(**{"port": 0, "metrics_port": 0, **settings})
-        server = Server(options, [_loaded(name, model) for name, model in models.items()], Path(folder))
+        loaded = [_loaded(name, model, watched) for name, model in models.items()]
+        server = Server(options, loaded, Path(folder))
         await server.start()
         print(json.dumps(asdict(facts(server.port, models))), flush=True)
         await asyncio.Event().wait()
@@ -76,6 +81,10 @@ def model(name: str) -> Any:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if name == OWN:
+        from benchmarks.fuzzing import datatypes
+
+        return datatypes.Model()
     if name == "classifier":
         from pipelines.classifier import networks
         from pipelines.classifier.model import Description, Model
@@ -89,11 +98,27 @@ def model(name: str) -> Any:
     return parts["model"].Model.create(settings, parts["data"].load(settings))
 
 
-def _loaded(name: str, model: Any) -> Any:
+def reference_of(name: str, model: Any) -> Any:
+    """Measures what a model's drift is watched against: random images, or the inputs of its own data."""
+    import importlib
+
+    import numpy as np
+
+    from pipelines import reference
+
+    if name == "classifier":
+        images = np.random.default_rng(0).integers(0, 256, (DRIFT_EXAMPLES, SIDE, SIDE, 1), dtype=np.uint8)
+        return reference.measure(model, list(images))
+    config, data = (importlib.import_module(f"pipelines.{name}.{part}") for part in ("config", "data"))
+    return reference.measure(model, data.inputs(data.load(config.Config())))
+
+
+def _loaded(name: str, model: Any, watched: bool) -> Any:
     from services.models import Loaded
     from services.service import find
 
-    return Loaded(name, find(name), model, version=1, run_id="target", digest="0" * 64)
+    kept = reference_of(name, model) if watched else None
+    return Loaded(name, find(name), model, version=1, run_id="target", digest="0" * 64, reference=kept)
 
 
 def facts(port: int, models: dict[str, Any]) -> Target:

@@ -6,15 +6,17 @@ A call may break several rules, and the contract does not say which is named fir
 import json
 import math
 import struct
+import zlib
 from typing import Any
 
+from benchmarks.fuzzing import datatypes
+from benchmarks.fuzzing.elements import CODES, FLOATS, HOLDERS, limits, packed, width
 from benchmarks.fuzzing.oracle import MOST_BYTES, MOST_ITEMS, TOO_LARGE, parsed
 from benchmarks.fuzzing.verdicts import INVALID, Expected, Refusal, invalid
 from benchmarks.target import Target
 from services.oip import open_inference_pb2 as pb
 
-HOLDERS = {"UINT8": "uint_contents", "BYTES": "bytes_contents", "INT64": "int64_contents"}
-WIDTHS = {"UINT8": 1, "INT64": 8}
+MOST_ELEMENTS = 2**63 - 1
 
 
 class TensorOracle:
@@ -43,10 +45,15 @@ class TensorOracle:
         for at, given in enumerate(request.inputs):
             if given.name in told:
                 broken |= _tensor(request, at, told[given.name], elements)
-        return Expected(broken or self._items_broken(request, elements))
+        broken = broken or self._items_broken(request, elements)
+        own = request.model_name == datatypes.NAME and not broken
+        return Expected(broken, checksums=_checksums(request, elements) if own else None)
 
     def _items_broken(self, request: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
-        """Judges what only the model can: blank texts, and queries."""
+        """Judges what only the model can: blank texts, queries, and numbers that it does not like."""
+        if request.model_name == datatypes.NAME:
+            unlucky = datatypes.UNLUCKY in elements.get("int16", ())
+            return {invalid("inputs", "INVALID_VALUE")} if unlucky else set()
         count = max((len(values) for values in elements.values()), default=0)
         for item in range(count):
             one = {name: values[item] for name, values in elements.items()}
@@ -104,7 +111,7 @@ def _outputs(request: Any, schema: Any) -> set[Refusal]:
             broken.add(invalid(f"{place}.parameters[shared_memory_region]", "INVALID_VALUE"))
         if "classification" in asked.parameters:
             field = f"{place}.parameters[classification]"
-            if told[asked.name]["datatype"] != "FP32":
+            if told[asked.name]["datatype"] not in FLOATS or len(told[asked.name]["shape"]) != 2:
                 broken.add(invalid(field, "WRONG_TYPE"))
             if asked.parameters["classification"].int64_param < 1:
                 broken.add(invalid(field, "OUT_OF_RANGE"))
@@ -131,8 +138,10 @@ def _tensor(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) ->
     if list(request.inputs[0].shape[:1]) != shape[:1]:
         broken.add(invalid(f"{place}.shape[0]", "WRONG_SHAPE"))
     for axis in range(1, len(shape)):
-        if shape[axis] != allowed[axis]:
+        if shape[axis] < 1 if allowed[axis] == -1 else shape[axis] != allowed[axis]:
             broken.add(invalid(f"{place}.shape[{axis}]", "WRONG_SHAPE"))
+    if not broken and math.prod(shape) > MOST_ELEMENTS:
+        broken.add(invalid(f"{place}.shape", "WRONG_SHAPE"))
     raw = request.raw_input_contents
     if not broken and (not raw or at < len(raw)):
         judge = _raw if raw else _typed
@@ -151,15 +160,17 @@ def _raw(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> se
             broken = {invalid(field, "WRONG_SHAPE")}
             return broken | _values(found or [], told, [field] * len(found or []))
         return _values(found, told, [field] * count, elements)
-    if len(raw) != count * WIDTHS[told["datatype"]]:
+    if len(raw) != count * width(told["datatype"]):
         return {invalid(field, "WRONG_SHAPE")}
-    values = list(struct.unpack(f"<{count}q", raw)) if told["datatype"] == "INT64" else list(raw)
+    values = list(struct.unpack(f"<{count}{CODES[told['datatype']]}", raw))
     return _values(values, told, [field] * count, elements)
 
 
 def _typed(request: Any, at: int, told: Any, elements: dict[str, list[Any]]) -> set[Refusal]:
-    given, holder = request.inputs[at], HOLDERS[told["datatype"]]
+    given, holder = request.inputs[at], HOLDERS.get(told["datatype"])
     place = f"inputs[{at}].contents"
+    if holder is None:
+        return {invalid(place, "WRONG_TYPE")}
     broken = {
         invalid(f"{place}.{other.name}", "WRONG_TYPE")
         for other, _ in given.contents.ListFields()
@@ -187,22 +198,66 @@ def _values(
     values: list[Any], told: Any, fields: list[str], elements: dict[str, list[Any]] | None = None
 ) -> set[Refusal]:
     """Judges elements one by one, and keeps them when nothing is wrong."""
+    judge = _text if told["datatype"] == "BYTES" else _number
+    allowed = _allowed(told)
     broken: set[Refusal] = set()
-    read: list[Any] = []
-    lowest, highest = (0, 255) if told["datatype"] == "UINT8" else (told.get("lowest"), told.get("highest"))
-    for value, field in zip(values, fields, strict=True):
-        if told["datatype"] != "BYTES":
-            if (lowest is not None and value < lowest) or (highest is not None and value > highest):
-                broken.add(invalid(field, "OUT_OF_RANGE"))
-            read.append(value)
-            continue
-        try:
-            read.append(value.decode())
-        except UnicodeDecodeError:
-            broken.add(invalid(field, "INVALID_VALUE"))
-            continue
-        if len(read[-1]) > told.get("most_characters", math.inf):
-            broken.add(invalid(field, "TOO_LONG"))
+    if judge is _text or not _are_all_good(values, allowed):
+        reasons = [judge(value, told, allowed) for value in values]
+        broken = {invalid(field, reason) for field, reason in zip(fields, reasons, strict=True) if reason}
     if elements is not None and not broken:
-        elements[told["name"]] = read
+        is_text = told["datatype"] == "BYTES" and told.get("content")
+        elements[told["name"]] = [value.decode() for value in values] if is_text else values
     return broken
+
+
+def _allowed(told: Any) -> tuple[float, float]:
+    """The least and the most that a number may be, those of floats as the datatype holds them."""
+    datatype = told["datatype"]
+    if datatype == "BYTES":
+        return 0, 0
+    if datatype in FLOATS:
+        ends = [told.get("lowest", -math.inf), told.get("highest", math.inf)]
+        least, most = struct.unpack(f"<2{CODES[datatype]}", packed(datatype, ends))
+        return least, most
+    least, most = limits(datatype)
+    return max(least, told.get("lowest", least)), min(most, told.get("highest", most))
+
+
+def _are_all_good(numbers: list[Any], allowed: tuple[float, float]) -> bool:
+    """Looks at all pixels of an image at once."""
+    is_finite = all(map(math.isfinite, numbers))
+    return is_finite and allowed[0] <= min(numbers) and max(numbers) <= allowed[1]
+
+
+def _number(value: float, told: Any, allowed: tuple[float, float]) -> str:
+    """Gives the reason for which a number is refused; empty for a good one."""
+    if not math.isfinite(value):
+        return "NOT_FINITE"
+    return "" if allowed[0] <= value <= allowed[1] else "OUT_OF_RANGE"
+
+
+def _text(value: bytes, told: Any, allowed: tuple[float, float]) -> str:
+    """Gives the reason for which an element of BYTES is refused; empty for a good one."""
+    if len(value) > told.get("most_bytes", math.inf):
+        return "TOO_LONG"
+    if not told.get("content"):
+        return ""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return "INVALID_VALUE"
+    return "TOO_LONG" if len(text) > told.get("most_characters", math.inf) else ""
+
+
+def _checksums(request: Any, elements: dict[str, list[Any]]) -> list[int]:
+    """Computes what the model of datatypes must answer for each item, from the elements of each input in a row."""
+    datatype_of = {given.name: given.datatype for given in request.inputs}
+    count = request.inputs[0].shape[0]
+    found = []
+    for at in range(count):
+        parts = []
+        for name in sorted(elements):
+            size = len(elements[name]) // count
+            parts += [name.encode(), packed(datatype_of[name], elements[name][at * size : (at + 1) * size])]
+        found.append(zlib.crc32(b"".join(parts)))
+    return found

@@ -35,6 +35,8 @@ class Expected:
     """For each item of an answered call, of which one must be its status; empty where it must be answered."""
     label_count: int | None = None
     """How many labels each answered item has, where the contract says so."""
+    checksums: list[int] | None = None
+    """What the model that computes checksums of its inputs must answer; None for another."""
 
 
 @dataclass

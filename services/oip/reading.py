@@ -224,9 +224,14 @@ def _check_values(elements: _Elements, tensor: Tensor) -> None:
     if tensor.datatype in FLOATS and not (finite := np.isfinite(array)).all():
         at = int(finite.argmin())
         raise elements.refuse(at, f"is {array[at]}; it must be finite", Reason.NOT_FINITE)
-    if tensor.lowest is not None and (array < tensor.lowest).any():
-        at = int((array < tensor.lowest).argmax())
+    if tensor.lowest is not None and (below := array < _exact(tensor.lowest, array)).any():
+        at = int(below.argmax())
         raise elements.refuse(at, f"is {array[at]}; the least allowed is {tensor.lowest:g}", Reason.OUT_OF_RANGE)
-    if tensor.highest is not None and (array > tensor.highest).any():
-        at = int((array > tensor.highest).argmax())
+    if tensor.highest is not None and (above := array > _exact(tensor.highest, array)).any():
+        at = int(above.argmax())
         raise elements.refuse(at, f"is {array[at]}; the most allowed is {tensor.highest:g}", Reason.OUT_OF_RANGE)
+
+
+def _exact(limit: float, array: Array) -> float:
+    """Gives a limit as what numpy compares with whole numbers exactly: beyond 2**53 it rounds them for a float."""
+    return int(limit) if array.dtype.kind in "iu" and float(limit).is_integer() else limit

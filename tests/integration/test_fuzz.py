@@ -100,6 +100,7 @@ def test_two_thousand_odd_calls_end_as_the_contract_says(target: Target):
     for method in ("Classify", "Analyze", "Recommend", "ModelInfer"):
         assert result.outcomes[f"{method} OK"] > 10
         assert sum(times for name, times in result.outcomes.items() if name.startswith(method)) > 400
+    assert result.outcomes["ModelInfer NOT_FINITE"] > 0
 
 
 @pytest.mark.parametrize(
