@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from benchmarks.collector import collecting
 from benchmarks.load import Figures, Load, run
+from benchmarks.registry_server import Registry
 from eagerly.commands.serve import Serve, serving
 from pipelines import artifact, reference
 from pipelines.classifier.model import Model
@@ -16,9 +18,10 @@ from services import tokens
 from services.models import Stored
 
 DRIFT_EXAMPLES = 500
-FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe", "paths")
+FEATURES = ("tokens", "log", "traces", "drift", "abstention", "probe", "paths", "follower")
 """What can be turned on: bearer tokens, an access log, traces of 1 %, the watch for drift, abstention, a probe port,
-and the choice of the fastest exact path; without the last the model runs eager."""
+the choice of the fastest exact path, without which the model runs eager, and a registry that is asked every second for
+its champion, without which the model is handed over."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,17 @@ class Called:
 def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES, **flags: Any) -> Iterator[Called]:
     """Serves a model with these of FEATURES on; for drift the model must have a reference, as watched() gives it.
 
-    folder: takes the log and the tokens. flags: fields of Serve besides, such as TLS's.
+    folder: takes the log, the tokens and the follower's store. flags: fields of Serve besides, such as TLS's.
     """
     token, line = tokens.issue("benchmark", ("eagerly.v1.Classifier/*",))
     listed = folder / "tokens"
     listed.write_text(line)
-    with collecting() as collector, contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(collecting())
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        handed_over = None if "follower" in features else [stored]
+        if handed_over is None:
+            stack.enter_context(_registered(stored, folder / "home"))
         ways: dict[str, dict[str, Any]] = {
             "tokens": {"tokens": listed},
             "log": {"access_log": str(folder / "access.jsonl")},
@@ -55,9 +63,26 @@ def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES,
         flags = {"paths": "eager", **flags}
         for feature in features:
             flags |= ways.get(feature, {})
-        with serving(Serve(port=0, metrics_port=0, threads=1, **flags), [stored]) as running:
-            metadata = (("authorization", f"Bearer {token}"),) if "tokens" in features else ()
-            yield Called(running.address, metadata, flags.get("tls_cert"))
+        args = Serve(services=(stored.service,), port=0, metrics_port=0, threads=1, **flags)
+        running = stack.enter_context(serving(args, handed_over))
+        metadata = (("authorization", f"Bearer {token}"),) if "tokens" in features else ()
+        yield Called(running.address, metadata, flags.get("tls_cert"))
+
+
+@contextlib.contextmanager
+def _registered(stored: Stored, home: Path) -> Iterator[None]:
+    """Makes a model the champion of a registry of its own, which is this process's, with its store, until the end."""
+    registry = Registry()
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "EAGERLY_HOME")}
+    os.environ |= {"MLFLOW_TRACKING_URI": registry.uri, "EAGERLY_HOME": str(home)}
+    registry.register(stored.service, stored.version, Path(stored.folder), stored.digest)
+    try:
+        yield
+    finally:
+        registry.close()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {name: value} if value is not None else {}
 
 
 def watched(stored: Stored) -> Stored:

@@ -22,9 +22,8 @@ from typing import Any
 from benchmarks.collector import collecting
 from benchmarks.cpu import Tree
 from benchmarks.load import Figures, Load, image_request, run
-from benchmarks.serving import SIDE, STARTS, Pair, convnet, interval, keep, medians, started_anew
+from benchmarks.serving import LOADS, SIDE, STARTS, Pair, convnet, interval, keep, medians, started_anew
 
-LOADS = (Load(1, 1), Load(32, 32), Load(128, 128))
 Side = tuple[str, Tree]
 """A server's address, and its processes."""
 PARTS = ("metrics", "access_log", "traces")

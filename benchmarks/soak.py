@@ -3,7 +3,8 @@
     python -m benchmarks.soak --minutes 30
     python -m benchmarks.soak --minutes 30 --ray 2      two replicas on Ray instead
 
-Server and traffic are processes of their own on loopback. Traffic comes at 70 % of the capacity measured just before,
+Server and traffic are processes of their own on loopback. The server writes an access log, which is moved away before
+it is large, traces 1 % of the calls and watches drift. Traffic comes at 70 % of the capacity measured just before,
 whatever becomes of it: good and bad calls of every service, some cancelled or with hardly any time, over connections
 that come and go. After a warm-up the server is sampled once a second; the medians of the first and the last quarter are
 compared. Raw results go to benchmarks/results/soak.json; the exit code is 1 when something grew, or a call ended as
@@ -16,14 +17,18 @@ import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.attacks import Held
+from benchmarks.collector import collecting
 from benchmarks.fuzz import settings
-from benchmarks.target import TASKS, Target, facts, model, running
+from benchmarks.target import TASKS, Target, facts, model, reference_of, running
 from benchmarks.traffic import Sender, Summary
 from eagerly.commands.serve import Serve, serving
 from services.metrics import alive_pids
@@ -32,6 +37,8 @@ from services.models import Stored
 LOAD, CAPACITY_S, SAMPLE_S = 0.7, 5.0, 1.0
 MOST_LEFT = 2
 """What descriptors and threads may differ by from one second to another: a connection that is just replaced."""
+MOST_LOG_BYTES = 64 * 1024 * 1024
+"""Size at which the access log is moved away; the one before it is then gone."""
 
 
 @dataclass
@@ -90,22 +97,54 @@ def sampled(pids: list[int], seconds: float, every_s: float = SAMPLE_S) -> list[
 
 
 @contextlib.contextmanager
+def rotated(log: Path, most_bytes: int = MOST_LOG_BYTES, every_s: float = SAMPLE_S) -> Iterator[None]:
+    """Moves a file aside whenever it has grown large, as logrotate does; keeps one that was moved."""
+    ended = threading.Event()
+
+    def rotate() -> None:
+        while not ended.wait(every_s):
+            if log.exists() and log.stat().st_size > most_bytes:
+                log.replace(log.with_suffix(".1"))
+
+    thread = threading.Thread(target=rotate, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def served(replicas: int) -> Iterator[tuple[Target, list[int]]]:
     """Serves all three services, on Ray unless there are to be no replicas; yields also the servers' processes."""
-    if not replicas:
-        with running(**settings()) as target:
-            yield target, [target.pid]
-        return
-    from pipelines import artifact
+    with tempfile.TemporaryDirectory() as folder, collecting() as collector:
+        log = Path(folder) / "access.jsonl"
+        flags = {**settings(), "access_log": str(log), "otlp_endpoint": collector}
+        with rotated(log):
+            if replicas:
+                with _on_ray(Path(folder), replicas, flags) as found:
+                    yield found
+                return
+            with running(models=TASKS, watched=True, **flags) as target:
+                yield target, [target.pid]
+
+
+@contextlib.contextmanager
+def _on_ray(folder: Path, replicas: int, flags: dict[str, Any]) -> Iterator[tuple[Target, list[int]]]:
+    from pipelines import artifact, reference
 
     models = {name: model(name) for name in TASKS}
-    with tempfile.TemporaryDirectory() as folder:
-        places = {name: Path(folder) / name for name in models}
-        digests = {name: artifact.write(places[name], name, models[name].save) for name in models}
-        stored = [Stored(name, str(places[name]), 1, "soak", digests[name]) for name in models]
-        args = Serve(port=0, metrics_port=0, replicas=replicas, threads=1, **settings())
-        with serving(args, stored) as endpoint:
-            yield facts(int(endpoint.address.rpartition(":")[2]), models), sorted(alive_pids(endpoint.metrics_folder))
+
+    def save(rough: Path, name: str) -> None:
+        models[name].save(rough)
+        (rough / reference.FILE).write_text(reference_of(name, models[name]).to_json(), encoding="utf-8")
+
+    digests = {name: artifact.write(folder / name, name, partial(save, name=name)) for name in models}
+    stored = [Stored(name, str(folder / name), 1, "soak", digests[name]) for name in models]
+    args = Serve(port=0, metrics_port=0, replicas=replicas, threads=1, **flags)
+    with serving(args, stored) as endpoint:
+        yield facts(int(endpoint.address.rpartition(":")[2]), models), sorted(alive_pids(endpoint.metrics_folder))
 
 
 def run(

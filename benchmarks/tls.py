@@ -2,15 +2,18 @@
 
     python -m benchmarks.tls --pairs 9
 
-Two endpoints on one Ray serve the classifier's ConvNet on 28x28 raw images and are loaded in turn, in alternating
-order; ghz, a compiled client, calls from the same cores over connections that it has already made when the measuring
-begins. The certificate is ECDSA's P-256. Raw results go to benchmarks/results/tls.json.
+Two endpoints on one Ray serve the classifier's ConvNet on 28x28 raw images. Both are started three times, and within
+each pair they are loaded one after the other, in alternating order; ghz, a compiled client, calls from the same cores
+over connections that it has already made when the measuring begins. The certificate is ECDSA's P-256. Raw results go to
+benchmarks/results/tls.json.
 """
 
 import argparse
+import contextlib
 import datetime
 import os
-import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -21,39 +24,46 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from benchmarks.cpu import Tree
 from benchmarks.features import Called, endpoint, watched
 from benchmarks.load import Figures, Load, image_request
-from benchmarks.serving import LOADS, SIDE, convnet, keep, pairs, report
+from benchmarks.serving import LOADS, SIDE, STARTS, Pair, convnet, keep, report, started_anew
 from services import hosting
 
 
 def main() -> None:
     """Measures every load and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs per load")
+    parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per load, of all starts together")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each run")
+    parser.add_argument("--starts", type=int, default=STARTS, help="how often both endpoints are started anew")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        stored = watched(convnet(Path(scratch) / "model"))
-        request = Path(scratch) / "request"
-        request.write_bytes(image_request(SIDE))
-        clear, locked = Path(scratch) / "clear", Path(scratch) / "locked"
-        for folder in (clear, locked):
-            folder.mkdir()
-        cert, key = certificate(locked)
-        tree = Tree(os.getpid())  # the endpoint that is not loaded takes next to nothing
-
-        def measure(called: Called, load: Load) -> Figures:
-            return tree.measured(lambda: called.load(request, load, arguments.seconds))
-
-        with (
-            hosting.ray_running(),
-            endpoint(stored, clear) as first,
-            endpoint(stored, locked, tls_cert=cert, tls_key=key) as second,
-        ):
-            for called in (first, second):
-                measure(called, LOADS[1])
-            results = [(load, pairs(load, (first, second), measure, arguments.pairs)) for load in LOADS]
+    start = partial(_started, seconds=arguments.seconds)
+    results = started_anew(arguments.starts, LOADS, arguments.pairs, start)
     report(results, ("clear", "TLS"))
     keep(results, "tls")
+
+
+@contextlib.contextmanager
+def _started(scratch: Path, seconds: float) -> Iterator[Pair[Called]]:
+    """Starts an endpoint in the clear and one with TLS, as started_anew() wants it."""
+    stored = watched(convnet(scratch / "model"))
+    request = scratch / "request"
+    request.write_bytes(image_request(SIDE))
+    clear, locked = scratch / "clear", scratch / "locked"
+    for folder in (clear, locked):
+        folder.mkdir()
+    cert, key = certificate(locked)
+    tree = Tree(os.getpid())  # the endpoint that is not loaded takes next to nothing
+
+    def measure(called: Called, load: Load) -> Figures:
+        return tree.measured(lambda: called.load(request, load, seconds))
+
+    with (
+        hosting.ray_running(),
+        endpoint(stored, clear) as first,
+        endpoint(stored, locked, tls_cert=cert, tls_key=key) as second,
+    ):
+        for called in (first, second):
+            measure(called, LOADS[1])
+        yield measure, (first, second)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

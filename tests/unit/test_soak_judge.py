@@ -3,11 +3,13 @@
 import random
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.attacks import Held
-from benchmarks.soak import leaks, sampled
+from benchmarks.soak import leaks, rotated, sampled
 
 LEAK = """
 import time
@@ -68,3 +70,14 @@ def test_a_process_that_leaks_is_found_out(program: str, grown: list[str]):
         found = leaks(sampled([process.pid], 2.0, every_s=0.05), 0.05)
         process.kill()
     assert [problem.split()[0] for problem in found] == grown
+
+
+def test_a_log_that_has_grown_large_is_moved_aside_and_a_small_one_stays(tmp_path: Path):
+    large, small = tmp_path / "large.jsonl", tmp_path / "small.jsonl"
+    large.write_text("x" * 101)
+    small.write_text("x" * 100)
+    with rotated(small, 100, every_s=0.01), rotated(large, 100, every_s=0.01):
+        ends = time.monotonic() + 30
+        while large.exists() and time.monotonic() < ends:
+            time.sleep(0.01)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.1", "small.jsonl"]
