@@ -5,12 +5,13 @@ one each. A preemption has none, and a lack of memory neither, since each start 
 single example: Ray is told to retry without end, and whatever is over its budget is raised, which ends the run.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, ResizingState, RestartingState
@@ -112,14 +113,18 @@ class Watch(WorkerGroupCallback, ControllerCallback):
         ray.wait(calls, num_returns=len(calls), timeout=notices.WAIT_SECONDS + 1)
 
     def _freshen(self) -> None:
-        """Makes Ray's view of free resources current: it looks only every 20 s, and would wait for a lost node."""
+        """Makes Ray's view of free resources current: it looks only every 20 s, and would wait for a lost node.
+
+        Where Ray does not answer, its view stays as it is: an error here would end the run.
+        """
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
             get_or_create_autoscaling_coordinator,
         )
 
         self._fresh = time.monotonic()
-        coordinator: Any = get_or_create_autoscaling_coordinator()
-        ray.get(coordinator.get_reserved_resources.remote("", recompute=True), timeout=FRESH_SECONDS)
+        with contextlib.suppress(RayError):
+            coordinator: Any = get_or_create_autoscaling_coordinator()
+            ray.get(coordinator.get_reserved_resources.remote("", recompute=True), timeout=FRESH_SECONDS)
 
 
 def tell(runs: dict[str, int], event: Event) -> None:
