@@ -1,8 +1,12 @@
 """A search on a real Ray cluster: trials judged by validation alone, resumed without running one again, in MLflow."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,32 @@ from typing import Any
 import pytest
 
 from eagerly.commands import tune
-from pipelines import recorder, registry, sealed, tasks, tracking, trials
-from pipelines.journal import Journal
+from pipelines import checkpoint, recorder, registry, sealed, tasks, tracking, trials
+from pipelines.journal import Journal, Reader
 from pipelines.settings import Launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's own use of sqlalchemy
+ROOT = Path(__file__).resolve().parents[2]
 TRIALS, EPOCHS = 5, 4
+DOOMED = """
+import os, signal, sys, time
+from pathlib import Path
+from pipelines import checkpoint, trials, tuning
+
+folder = Path(sys.argv[1])
+take = tuning.Proposer.on_trial_result
+
+def on_trial_result(self, trial_id, result):
+    take(self, trial_id, result)
+    if trials.known(folder)[0].state in trials.DONE and result["epoch"] == 2:
+        while not checkpoint.whole(trials.place(folder, 1) / "checkpoints"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+tuning.Proposer.on_trial_result = on_trial_result
+tuning.search(trials.reopen(folder), print)
+"""
+"""A search that is killed when its second trial, which waits meanwhile, has told of two epochs."""
 
 
 class Killed(BaseException):
@@ -110,6 +134,44 @@ def test_mlflow_has_one_parent_with_a_child_for_each_trial_and_the_plots(
     assert {"plots/trials_accuracy.png", "plots/settings.png"} <= pictures
     lengths = sorted(len(client.get_metric_history(run.info.run_id, "valid/accuracy")) for run in children)
     assert lengths == sorted(trial.epochs for trial in trials.known(folder).values())
+
+
+@pytest.mark.timeout(600)
+def test_a_trial_that_ran_when_its_search_was_killed_goes_on_from_its_checkpoint(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    import ray
+
+    from pipelines import tuning
+
+    config = tasks.find("classifier").config.Config(arch="article", batch_size=256, epochs=2)
+    search = trials.Search(2, EPOCHS, scheduler="none", set=("lr=loguniform(1e-4, 0.05)",), parallel=1)
+    folder = tmp_path / "tune"
+    trials.create("classifier", config, Launch(local=True, run_dir=str(folder)), search)
+    address: Any = ray.get_runtime_context().gcs_address
+    doomed = subprocess.run(
+        [sys.executable, "-c", DOOMED, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert doomed.returncode == -signal.SIGKILL, doomed.stderr[-2000:]
+    ended, running = (trials.place(folder, number) for number in (0, 1))
+    before = (ended / "journal.jsonl").read_bytes()
+    kept = checkpoint.step_of(checkpoint.whole(running / "checkpoints")[-1].name)
+    assert {number: trial.state for number, trial in trials.known(folder).items()} == {0: "finished", 1: "running"}
+
+    tuning.search(trials.reopen(folder), print)
+    assert (ended / "journal.jsonl").read_bytes() == before
+    events = list(Reader(running).new_events())
+    (resume,) = [event for event in events if event["event"] == "resume"]
+    assert resume["step"] >= kept > 0 and resume["problems"] == []
+    later = events[events.index(resume) :]
+    assert next(event for event in later if event["event"] == "steps")["first"] == resume["step"]
+    assert [event["epoch"] for event in later if event["event"] == "epoch"][-1] == EPOCHS - 1
+    assert trials.known(folder)[1].state == "finished" and trials.known(folder)[1].epochs == EPOCHS
 
 
 @pytest.mark.timeout(600)
