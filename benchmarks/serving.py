@@ -4,14 +4,15 @@
     python -m benchmarks.serving --pairs 9 --all
     python -m benchmarks.serving --pairs 9 --loads 32 --features log traces
 
-With --all the endpoint follows a registry, checks tokens, writes an access log, traces 1 % of the calls, watches drift,
-abstains, answers probes and runs the model by the path that it finds fastest, as it does unless told otherwise; with
---features it does what is named. The floor does none of it, but chooses a path too with --same-path. Both are sent the same calls, the
-token included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled client, is on the same cores;
-N clients are N connections. Both servers are started three times, since two starts of the same code differ by some
-percent, and within each pair they are loaded one after the other, in alternating order. A ratio's interval is a
-bootstrap over the pairs of all starts; raw results go to benchmarks/results/serving.json, serving-all.json, or one
-named after the features. CPU time is the server's, beside which Ray's own processes count for the endpoint.
+With --all the endpoint follows a registry, checks tokens, writes an access log, traces 1 % of the calls, watches
+drift, abstains, answers probes and runs the model by the path that it finds fastest, as it does unless told otherwise;
+with --features it does what is named. The floor does none of it, but chooses a path too with --same-path. Both are
+sent the same calls, the token included. The model is the classifier's ConvNet on 28x28 raw images; ghz, a compiled
+client, is on the same cores; N clients are N connections. Both servers are started three times, since two starts of
+the same code differ by some percent, and within each pair they are loaded one after the other, in alternating order. A
+ratio's interval is a bootstrap over the pairs of all starts; raw results go to benchmarks/results/serving.json,
+serving-all.json, or one named after the features. CPU time is the server's, beside which Ray's own processes count for
+the endpoint.
 """
 
 import argparse
