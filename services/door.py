@@ -15,6 +15,7 @@ from grpc import aio
 from services import errors, metrics, status, visits
 from services.access_log import AccessLog
 from services.options import Options
+from services.room import Room
 from services.tracing import Traces
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ _sent: ContextVar[Any] = ContextVar("sent", default=None)
 """The metadata of the call that this task answers, as gRPC read it to find the RPC; asked again, it would read anew."""
 
 _NOTHING: Metadata = {}
+_EARLY_S = 0.05
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -45,6 +47,7 @@ class Keepers:
     """Whether callers bring certificates."""
     access_log: AccessLog | None = None
     traces: Traces | None = None
+    room: Room = field(default_factory=lambda: Room(Options.max_held_bytes))
     request_ids: visits.RequestIds = field(default_factory=visits.RequestIds)
 
     @classmethod
@@ -52,7 +55,8 @@ class Keepers:
         """Opens the access log and traces that are asked for; raises ValueError when the log's file cannot be."""
         access_log = AccessLog(options.access_log, options.log_payloads, figures) if options.access_log else None
         traces = Traces(options.otlp_endpoint, options.trace_ratio) if options.otlp_endpoint else None
-        return cls(figures, guard, options.client_ca is not None, access_log, traces)
+        room = Room(options.max_held_bytes)
+        return cls(figures, guard, options.client_ca is not None, access_log, traces, room)
 
     def close(self) -> None:
         """Writes and sends what is left of log and traces."""
@@ -74,6 +78,7 @@ class Door:
         self._work = work
         self._guard = keepers.guard
         self._keepers = keepers
+        self._room = keepers.room
         self._watched = keepers.access_log is not None or keepers.traces is not None
         self._asks = self._watched or self._guard is not None
         self.figures = Figures(*labels, keepers.figures)
@@ -81,7 +86,7 @@ class Door:
     async def answer(self, body: bytes, context: Context) -> bytes:
         """Answers a call."""
         started = time.monotonic()
-        code, reply = code_pb2.UNKNOWN, b""
+        code, reply, held = code_pb2.UNKNOWN, b"", 0
         self.figures.begin()
         left = context.time_remaining()
         sent = metadata(context) if self._asks else _NOTHING
@@ -91,6 +96,8 @@ class Door:
                 principal = self._guard(self.path, sent)
                 if visit is not None:
                     visit.principal = principal
+            self._room.enter(len(body))
+            held = len(body)
             reply = await self._work(body, float("inf") if left is None else started + left, context)
             code = code_pb2.OK
             if visit is not None:
@@ -101,7 +108,7 @@ class Door:
             code = refusal.code
             return await _end(refusal, context)
         except asyncio.CancelledError:
-            code = code_pb2.CANCELLED
+            code = _code_of_cancelled(started, left)
             raise
         except Exception:
             failure = errors.Failure(visit and visit.request_id)
@@ -109,6 +116,7 @@ class Door:
             code = code_pb2.INTERNAL
             return await _end(status.of(failure), context)
         finally:
+            self._room.leave(held)
             seconds = time.monotonic() - started
             self.figures.end(code, seconds)
             if visit is not None:
@@ -156,6 +164,19 @@ def metadata(context: Context) -> Metadata:
     if sent is None:
         sent = context.invocation_metadata() or ()
     return dict(reversed(tuple(sent)))
+
+
+def _code_of_cancelled(started: float, left: float | None) -> int:
+    """Tells a call that its deadline has ended, which gRPC cancels too, from one that its caller has given up.
+
+    started: on the clock of time.monotonic(). left: seconds until the deadline, as the server was told: callers round
+    them up by as much as a hundredth, and say themselves that the time has come.
+    """
+    if left is None:
+        return code_pb2.CANCELLED
+    early_s = min(_EARLY_S + left / 100, left / 4)
+    is_due = time.monotonic() - started >= left - early_s
+    return code_pb2.DEADLINE_EXCEEDED if is_due else code_pb2.CANCELLED
 
 
 def _holder(context: Context) -> str | None:

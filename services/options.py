@@ -61,6 +61,8 @@ class Options:
     """Most items computed together."""
     max_waiting: int = 4096
     """Most items waiting for a model; more are refused."""
+    max_held_bytes: int = 256 * 1024 * 1024
+    """Most bytes of requests that a replica has at a time, waiting or computed; more are refused."""
     inline: bool = True
     """Computes batches that take a few milliseconds on the event loop; --no-inline leaves all to a thread."""
     threads: int = 1
@@ -99,6 +101,9 @@ class Options:
         for name in ("drain_s", "poll_s", "max_connection_age_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be finite, 0 or more")
+        if self.max_held_bytes < self.max_message_bytes:
+            least = f"at least --max-message-bytes, {self.max_message_bytes}"
+            raise ValueError(f"--max-held-bytes is {self.max_held_bytes}; it must be {least}")
         if self.max_waiting < self.max_items:
             raise ValueError(f"--max-waiting is {self.max_waiting}; it must be at least --max-items, {self.max_items}")
 

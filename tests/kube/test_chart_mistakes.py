@@ -76,6 +76,10 @@ MISTAKES = {
         "serving: {services: {sentiment: {minReplicas: 5}}}",
         "serving.services.sentiment.minReplicas is 5 and maxReplicas 2",
     ),
+    "less held than a request": (
+        "serving: {options: {maxHeldBytes: 5000}}",
+        "serving.options.maxHeldBytes is 5000; it must be at least maxMessageBytes, 4194304",
+    ),
     "a queue shorter than a call": ("serving: {options: {maxWaiting: 10}}", "serving.options.maxWaiting is 10"),
     "payloads without a log": (
         "serving: {options: {accessLog: false, logPayloadBytes: 100}}",

@@ -28,6 +28,7 @@ serving:
     maxBatch: 65
     maxWaiting: 2000000
     maxMessageBytes: 10000000
+    maxHeldBytes: 300000000
     acceptCompressed: true
     inline: false
     paths: fast

@@ -236,6 +236,29 @@ def test_a_full_queue_is_resource_exhausted_with_a_time_to_retry(tmp_path: Path)
     assert retry.retry_delay.ToMilliseconds() >= 1
 
 
+def test_requests_of_more_bytes_than_a_replica_holds_are_refused_for_now(tmp_path: Path):
+    model = endpoints.Gate()
+    options = {"max_message_bytes": 50_000, "max_held_bytes": 50_000}
+    with (
+        endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path, **options) as running,
+        grpc.insecure_channel(running.address) as channel,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        model.computing.clear()
+        model.open.clear()
+        held = pool.submit(analyze, channel, ["x" * 9_000] * 4)
+        model.computing.wait(5)
+        with pytest.raises(grpc.RpcError) as refused:
+            analyze(channel, ["x" * 9_000] * 2)
+        small = pool.submit(analyze, channel, ["x" * 9_000])
+        time.sleep(0.1)
+        model.open.set()
+        assert [len(call.result(10).results) for call in (held, small)] == [4, 1]
+        for _ in range(3):
+            assert len(analyze(channel, ["x" * 9_000] * 5).results) == 5
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_a_model_that_raises_is_internal_without_its_text(tmp_path: Path):
     with (
         endpoints.serving([endpoints.loaded("sentiment", endpoints.Gate())], tmp_path) as running,

@@ -63,6 +63,9 @@
 {{- if lt ($serving.options.maxWaiting | int) ($serving.options.maxItems | int) }}
 {{- fail (printf "serving.options.maxWaiting is %v; it must be at least maxItems, %v, or no full call could wait" $serving.options.maxWaiting $serving.options.maxItems) }}
 {{- end }}
+{{- if lt ($serving.options.maxHeldBytes | int) ($serving.options.maxMessageBytes | int) }}
+{{- fail (printf "serving.options.maxHeldBytes is %v; it must be at least maxMessageBytes, %v, or the largest request could not come in" ($serving.options.maxHeldBytes | int) ($serving.options.maxMessageBytes | int)) }}
+{{- end }}
 {{- if and $serving.options.logPayloadBytes (not $serving.options.accessLog) }}
 {{- fail (printf "serving.options.logPayloadBytes is %v, and serving.options.accessLog is false; there is no log to put them into" $serving.options.logPayloadBytes) }}
 {{- end }}

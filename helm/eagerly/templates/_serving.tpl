@@ -78,6 +78,7 @@ accept_compressed: {{ $options.acceptCompressed }}
 max_items: {{ $options.maxItems | toJson }}
 max_batch: {{ $options.maxBatch | toJson }}
 max_waiting: {{ $options.maxWaiting | toJson }}
+max_held_bytes: {{ $options.maxHeldBytes | toJson }}
 inline: {{ $options.inline }}
 threads: {{ .group.cpu }}
 paths: {{ $options.paths }}
