@@ -96,11 +96,10 @@ class Drift:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # lets what the thread has scheduled last run before the gauges go
-        for gauge in self._gauges.values():
-            gauge.set(GONE)
+        self._clear()
 
     def _work(self) -> None:
-        """Looks at a sample after the other until close(); a feature that fails ends it, and nothing else."""
+        """Looks at a sample after the other until close(); a feature that fails ends it and the gauges, no more."""
         published_s = 0.0
         while (sample := self._queue.get()) is not None:
             began_s = time.thread_time()
@@ -108,6 +107,7 @@ class Drift:
                 self._sketch.add(reference.observe(self._model, *sample), time.monotonic())
             except Exception:
                 log.exception("the features of %s failed; its drift is watched no more", self._name)
+                self._loop.call_soon_threadsafe(self._clear)
                 return
             sample = None  # lets go of the callers' inputs
             if time.monotonic() - published_s >= PUBLISH_S:
@@ -121,6 +121,10 @@ class Drift:
             self._gauge(metrics.DRIFT_PSI, feature).set(psi)
             if ks is not None:
                 self._gauge(metrics.DRIFT_KS, feature).set(ks)
+
+    def _clear(self) -> None:
+        for gauge in self._gauges.values():
+            gauge.set(GONE)
 
     def _gauge(self, metric: metrics.Metric, feature: str) -> metrics.Value:
         key = (metric.name, feature)

@@ -40,6 +40,7 @@ class Server:
         self._rpcs = [Rpc(one.service, self.slots[one.name], options, keepers) for one in models if one.service]
         self._open_inference = inference.OpenInference(self.slots, options, keepers)
         operations.free_abandoned()
+        self._reflection = reflection.Reflection([*self._names()[1:], health.NAME], self._security.guard)
         self._server = aio.server(options=transport.arguments(options))
         self._register()
         self._probe: Probe | None = None
@@ -47,8 +48,6 @@ class Server:
             self._probe = Probe(self._health, address(options.probe_host, options.probe_port))
         self._memory = Memory()
         self._thread = scaling.Thread()
-        self._down: set[str] = set()
-        self._is_draining = False
         self._expiry = None
         if self._security.certificate_end is not None:
             self._expiry = Expiry(self._security.certificate_end, self._figures.value(metrics.CERTIFICATE_END))
@@ -106,8 +105,7 @@ class Server:
 
     def retire(self) -> None:
         """Says NOT_SERVING for good."""
-        self._is_draining = True
-        self._open_inference.ready = False
+        self._open_inference.is_draining = True
         self._health.set(self._names(), health.NOT_SERVING)
         for slot in self.slots.values():
             slot.replicas.set(0)
@@ -117,6 +115,7 @@ class Server:
         self.retire()
         await asyncio.sleep(NOTICE_S)
         self._health.close()
+        self._reflection.close()
         await self._server.stop(self._options.drain_s)
         await self._memory.close()
         if self._expiry is not None:
@@ -132,13 +131,17 @@ class Server:
         self._figures.close()
 
     def mark(self, task: str, is_up: bool) -> None:
-        """Says in health whether a task's model can answer; the whole endpoint serves while any of them can."""
-        if self._is_draining:
+        """Says whether a task's model can answer, in health as by Open Inference.
+
+        The whole endpoint serves while any of them can.
+        """
+        if self._open_inference.is_draining:
             return
-        (self._down.discard if is_up else self._down.add)(task)
+        away = self._open_inference.away
+        (away.discard if is_up else away.add)(task)
         names = [rpc.service.descriptor.full_name for rpc in self._rpcs if rpc.service.name == task]
         self._health.set(names, health.SERVING if is_up else health.NOT_SERVING)
-        any_up = len(self._down) < len(self.slots)
+        any_up = self._open_inference.ready
         self._health.set(["", inference.SERVICE], health.SERVING if any_up else health.NOT_SERVING)
 
     def want(self, replica_count: int) -> None:
@@ -168,8 +171,7 @@ class Server:
         self._server.add_generic_rpc_handlers((Doors(typed | self._open_inference.answers()),))
         self._server.add_generic_rpc_handlers((self._health.handler(),))
         if self._options.reflection:
-            names = [*self._names()[1:], health.NAME]
-            self._server.add_generic_rpc_handlers(reflection.handlers(names, self._security.guard))
+            self._server.add_generic_rpc_handlers(self._reflection.handlers())
 
 
 def address(host: str, port: int) -> str:

@@ -34,8 +34,9 @@ class OpenInference:
 
     def __init__(self, slots: dict[str, Slot], options: Options, keepers: Keepers) -> None:
         """Puts a door before each method, and before inference one for each model."""
-        self.ready = True
-        """Whether the server takes calls and goes on doing so."""
+        self.is_draining = False
+        self.away: set[str] = set()
+        """Models that are computed in other processes, which are not there now."""
         self._slots = slots
         self._most_items = options.max_items
         self._version = _installed_version()
@@ -52,6 +53,11 @@ class OpenInference:
                 ("ModelMetadata", pb.ModelMetadataRequest, self._model_metadata),
             )
         }
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server takes calls and goes on doing so, and any model can answer."""
+        return not self.is_draining and len(self.away) < len(self._slots)
 
     def answers(self) -> dict[str, Answer]:
         """Gives what answers each method, by its path."""
@@ -113,7 +119,7 @@ class OpenInference:
             self._find(request.name, request.version, "name", "version")
         except errors.NotFound:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self.ready)
+        return pb.ModelReadyResponse(ready=self.ready and request.name not in self.away)
 
     def _server_metadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="eagerly", version=self._version, extensions=[CLASSIFICATION])

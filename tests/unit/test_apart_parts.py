@@ -11,11 +11,13 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference import call
 
 from benchmarks.apart import encoder
 from eagerly.client import CallError, Client
 from services import errors
 from services.models import Stored
+from services.oip import open_inference_pb2 as pb
 
 # ray.serve is imported by the first test; its own use of pydantic is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
@@ -136,6 +138,11 @@ def test_a_network_that_is_away_is_unavailable_and_not_serving_until_it_is_back(
             names = ("eagerly.v1.Sentiment", "eagerly.v1.Classifier", "")
             return [health.Check(health_pb2.HealthCheckRequest(service=name)).status == 1 for name in names]
 
+        def ready() -> list[bool]:
+            asked = [pb.ModelReadyRequest(name=name) for name in ("sentiment", "classifier")]
+            models = [call(channel, "ModelReady", one, pb.ModelReadyResponse).ready for one in asked]
+            return [*models, call(channel, "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready]
+
         def mark(task: str, is_up: bool) -> None:
             running.loop.call_soon_threadsafe(running.server.mark, task, is_up)
 
@@ -144,12 +151,12 @@ def test_a_network_that_is_away_is_unavailable_and_not_serving_until_it_is_back(
         with pytest.raises(CallError) as refused:
             client.analyze(["a text"])
         assert (refused.value.code, refused.value.reason) == ("UNAVAILABLE", "MODEL_AWAY")
-        assert healthy() == [False, True, True]
+        assert healthy() == ready() == [False, True, True]
         mark("classifier", False)
-        assert healthy() == [False, False, False]
+        assert healthy() == ready() == [False, False, False]
         gone.is_away = False
         mark("sentiment", True)
         mark("classifier", True)
-        assert healthy() == [True, True, True]
+        assert healthy() == ready() == [True, True, True]
         assert client.analyze(["a text"])[0].labels[0].label == "a text"
         client.close()

@@ -216,3 +216,21 @@ def test_a_feature_that_fails_is_logged_once_and_fails_no_call(
     assert [record.message for record in caplog.records if record.name == "services.drift"] == [
         "the features of classifier failed; its drift is watched no more"
     ]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_gauges_go_when_a_feature_begins_to_fail(tmp_path: Path) -> None:
+    class Fragile(type(endpoints.classifier())):
+        is_broken = False
+
+        def features(self, inputs: list, predictions: list) -> dict[str, list[float]]:
+            if self.is_broken:
+                raise ZeroDivisionError
+            return super().features(inputs, predictions)
+
+    good = watched(60)
+    fragile = Fragile(good.model.description, good.model.network, good.model.examples_NCHW)
+    with endpoints.serving([replace(good, model=fragile)], tmp_path) as endpoint:
+        call(endpoint, images(60, 320), until=lambda: ("eagerly_drift_ks", "top_score") in gauges(endpoint))
+        fragile.is_broken = True
+        call(endpoint, images(60, 64), until=lambda: gauges(endpoint) == {})
