@@ -64,6 +64,16 @@ class AsyncClient:
             *await self._call(contract.RECOMMEND, next(self._recommend), contract.recommend_request(queries))
         )
 
+    async def healthy(self, service: str = "") -> bool:
+        """Asks grpc.health.v1 whether a service serves; as Client.healthy."""
+        # the request's and the reply's bytes are written out, as in eagerly.client
+        name = service.encode()
+        check: Any = self._channels[0].unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            return await check(b"\x0a" + bytes([len(name)]) + name, timeout=self._timeout_s) == b"\x08\x01"
+        except grpc.RpcError as error:
+            raise contract.call_error(error) from None
+
     async def close(self) -> None:
         """Ends the connections; calls that are still waiting are cancelled."""
         for channel in self._channels:

@@ -38,14 +38,18 @@ class Tokens:
     """The tokens of a file."""
 
     def __init__(self, flag: str, content: bytes) -> None:
-        """Parses a tokens file; raises ValueError naming the flag and the line that is wrong."""
+        """Parses a tokens file, which may list nobody; raises ValueError naming the flag and the line that is wrong."""
         self._grants: list[tuple[bytes, Grant]] = []
-        if not content.endswith(b"\n"):
-            raise ValueError(f"{flag} is empty, or its last line is not whole: it must end in a newline")
+        if content and not content.endswith(b"\n"):
+            raise ValueError(f"{flag}: the last line is not whole: it must end in a newline")
         for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
             words = line.partition("#")[0].split()
             if words:
                 self._grants.append(_entry(f"{flag}, line {number}:", words))
+
+    def __len__(self) -> int:
+        """Counts the tokens."""
+        return len(self._grants)
 
     def find(self, digest: bytes) -> Grant | None:
         """Compares a token's SHA-256 with every one there is, in a time that does not depend on which is right."""

@@ -13,44 +13,64 @@ Stamp = tuple[tuple[int, ...] | None, ...]
 
 
 class Watched(Generic[Value]):
-    """Holds what was last read well from files; broken or half-written ones change nothing and are logged once."""
+    """Holds what was last read well from files; broken or half-written ones change nothing and are logged once.
+
+    Writing a file anew may begin by emptying it, so an empty one is read when the next look finds it empty still.
+    """
 
     def __init__(self, files: dict[str, Path], parse: Callable[..., Value]) -> None:
-        """Reads the files; raises ValueError naming the flag of one that cannot be read or parsed.
+        """Reads the files; raises ValueError naming the flag of one that is empty, or cannot be read or parsed.
 
-        files: the flag that names each. parse: takes their bytes, in that order, and raises ValueError.
+        files: the flag that names each. parse: takes their bytes, in that order, and raises ValueError; what it gives
+        is falsy when there is nothing in them.
         """
         self._files = files
         self._parse = parse
         self._lock = threading.Lock()
-        self._seen = self._stamp()
-        self._value = self._read()
+        self._seen = self._last = self._stamp()
+        contents = self._read()
+        for flag, content in zip(files, contents, strict=True):
+            if not content:
+                raise ValueError(f"{flag} {files[flag]} is empty")
+        self._value = parse(*contents)
 
     def current(self) -> Value:
         """Reads the files again if they have changed, links followed; costs one stat a file."""
         with self._lock:
             stamp = self._stamp()  # before reading, so that what is replaced meanwhile is read once more
-            if stamp != self._seen:
+            is_settled, self._last = stamp == self._last or not _is_emptied(stamp), stamp
+            if stamp != self._seen and is_settled:
                 self._seen = stamp
-                try:
-                    self._value = self._read()
-                except ValueError as problem:
-                    log.error("%s; what was read before stays in force", problem)  # noqa: TRY400
-                else:
-                    log.info("%s: read again", " ".join(self._files))
+                self._renew()
             return self._value
 
-    def _read(self) -> Value:
-        contents = []
+    def _renew(self) -> None:
+        flags = " ".join(self._files)
+        try:
+            self._value = self._parse(*self._read())
+        except ValueError as problem:
+            log.error("%s; what was read before stays in force", problem)  # noqa: TRY400
+        else:
+            if self._value:
+                log.info("%s: read again", flags)
+            else:
+                log.warning("%s: read again, and nothing is in there now", flags)
+
+    def _read(self) -> list[bytes]:
+        contents: list[bytes] = []
         for flag, path in self._files.items():
             try:
                 contents.append(path.read_bytes())
             except OSError as problem:
                 raise ValueError(f"{flag} {path} cannot be read ({problem.strerror})") from None
-        return self._parse(*contents)
+        return contents
 
     def _stamp(self) -> Stamp:
         return tuple(_stamp(path) for path in self._files.values())
+
+
+def _is_emptied(stamp: Stamp) -> bool:
+    return any(one is not None and one[-1] == 0 for one in stamp)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

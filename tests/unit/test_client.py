@@ -177,6 +177,16 @@ def test_the_twin_raises_the_same_errors(client: Client):
     assert refused.value.violations[0].field == "texts"
 
 
+def test_the_twin_asks_for_health_too(client: Client):
+    async def ask() -> list[bool]:
+        async with AsyncClient(client.address) as twin:
+            with pytest.raises(CallError, match="NOT_FOUND"):
+                await twin.healthy("eagerly.v1.Assistant")
+            return [await twin.healthy(), await twin.healthy("eagerly.v1.Classifier")]
+
+    assert endpoints.asyncio.run(ask()) == [True, True]
+
+
 def test_calls_take_turns_on_several_connections(tmp_path: Path):
     models = [endpoints.loaded("sentiment", endpoints.Gate())]
     with (
