@@ -4,6 +4,7 @@ import io
 import math
 import re
 import struct
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,8 @@ MOST_BYTES = 200_000
 """--max-message-bytes of the server that is fuzzed."""
 TOO_LARGE = Refusal("RESOURCE_EXHAUSTED")
 PIXELS, PIXELS_TOGETHER = 16_000_000, 64_000_000
-JPEG_SIZE = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..(.....)", re.DOTALL)
+JPEG_SIZE = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)", re.DOTALL)
+JPEG_SEGMENT = re.compile(rb"\xff[^\xff](..)", re.DOTALL)
 
 
 def parsed(kind: Any, body: bytes) -> Any:
@@ -141,10 +143,12 @@ def claimed(content: bytes) -> int:
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 24:
         width, height = struct.unpack(">II", content[16:24])
         return width * height
-    found = JPEG_SIZE.search(content) if content[:2] == b"\xff\xd8" else None
-    if found:
-        _, height, width = struct.unpack(">BHH", found.group(1))
-        return width * height
+    at = 2 if content[:2] == b"\xff\xd8" else len(content)
+    while segment := JPEG_SEGMENT.match(content, at):  # one by one: EXIF may hold what looks like a size
+        if found := JPEG_SIZE.match(content, at):
+            height, width = struct.unpack(">HH", found.group(1))
+            return width * height
+        at += 2 + int.from_bytes(segment.group(1), "big")
     return 0
 
 
@@ -155,7 +159,9 @@ def readable(content: bytes) -> bool:
     if not content.startswith((b"\x89PNG", b"\xff\xd8")):
         return False
     try:
-        Image.open(io.BytesIO(content), formats=("PNG", "JPEG")).load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF, without which a picture is still whole
+            Image.open(io.BytesIO(content), formats=("PNG", "JPEG")).load()
     except Exception:  # whatever Pillow finds wrong
         return False
     return True

@@ -1,13 +1,10 @@
 """Makes typed calls, good and bad: sizes x shapes x forms."""
 
 import functools
-import io
 import random
-import struct
-import zlib
-from collections.abc import Callable
 from typing import Any
 
+from benchmarks.fuzzing import pictures
 from benchmarks.fuzzing.oracle import MOST_BYTES, MOST_ITEMS
 from benchmarks.target import SIDE, Target
 from eagerly.v1 import classifier_pb2, recommender_pb2, sentiment_pb2
@@ -90,7 +87,7 @@ def _image(draw: random.Random) -> classifier_pb2.Image:
     if chance < 0.03:
         return classifier_pb2.Image()
     if chance < 0.4:
-        return classifier_pb2.Image(encoded=_file(draw))
+        return classifier_pb2.Image(encoded=pictures.file(draw))
     if chance < 0.6:
         shape = draw.choice(((SIDE, SIDE), (SIDE, SIDE, 1)))
     else:
@@ -100,73 +97,3 @@ def _image(draw: random.Random) -> classifier_pb2.Image:
     fits = 0 <= size <= 30_000 and draw.random() < 0.8
     data = draw.randbytes(size if fits else draw.choice((0, 1, 783, 784, 785, 2352)))
     return classifier_pb2.Image(raw=classifier_pb2.RawImage(data=data, shape=shape))
-
-
-def _file(draw: random.Random) -> bytes:
-    make: Callable[[random.Random], bytes] = draw.choice((_whole, _whole, _whole, _cut, _damaged, _huge, _other))
-    return make(draw)
-
-
-def _whole(draw: random.Random) -> bytes:
-    mode, kind = draw.choice(_FORMS[:-3])
-    return _picture(mode, kind, draw.choice((1, 5, SIDE, 60)), draw.choice((1, SIDE, 90)))
-
-
-def _cut(draw: random.Random) -> bytes:
-    content = _whole(draw)
-    return content[: draw.randint(1, len(content))]
-
-
-def _damaged(draw: random.Random) -> bytes:
-    content = bytearray(_whole(draw))
-    for _ in range(draw.randint(1, 3)):
-        content[draw.randrange(len(content))] = draw.randrange(256)
-    return bytes(content)
-
-
-def _huge(draw: random.Random) -> bytes:
-    """A PNG of 74 bytes that claims to be large."""
-    width, height = (draw.choice((3999, 4000, 4001, 2**16, 2**31 - 1)) for _ in range(2))
-    if width * height <= 16_000_000:
-        width = 2**20
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(bytes(100))) + _chunk(b"IEND", b"")
-
-
-def _other(draw: random.Random) -> bytes:
-    if draw.random() < 0.5:
-        return draw.choice(
-            (b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd8\xff", draw.randbytes(50))
-        )
-    mode, kind = draw.choice(_FORMS[-3:])
-    return _picture(mode, kind, SIDE, SIDE)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-_FORMS = (
-    ("1", "PNG"),
-    ("L", "PNG"),
-    ("LA", "PNG"),
-    ("P", "PNG"),
-    ("RGB", "PNG"),
-    ("RGBA", "PNG"),
-    ("I;16", "PNG"),
-    ("L", "JPEG"),
-    ("RGB", "JPEG"),
-    ("CMYK", "JPEG"),
-    ("L", "GIF"),
-    ("L", "BMP"),
-    ("RGB", "TIFF"),
-)
-
-
-@functools.cache
-def _picture(mode: str, kind: str, width: int, height: int) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, kind)
-    return file.getvalue()

@@ -25,6 +25,8 @@ MOST_TRIES = 12
 """Calls for the same inputs while the endpoint is full, the first included."""
 MOST_WAIT_S = 10.0
 """Longest wait between two of them, unless the endpoint asks for a longer one: two minutes and a half together."""
+TOO_MUCH = ("TOO_LARGE", "TOO_MANY_ITEMS")
+"""Reasons for which a call is refused that may be answered in smaller ones."""
 BAR_EVERY_S = 0.2
 BAR_WIDTH = 30
 
@@ -48,14 +50,14 @@ class Bulk:
     def run(self, lines: TextIO, output: TextIO, bar: "Bar") -> None:
         """Writes a line of JSON for each line of input, in order, with its number; a bad one tells its error.
 
-        Raises CallError when the endpoint does not answer a call, or is full for too long; what was answered before
-        has been written.
+        A call that is too large is made in halves. Raises CallError when the endpoint does not answer a call, or is
+        full for too long; what was answered before has been written.
         """
         waiting: deque[tuple[list[dict[str, Any]], Future[list[Any]]]] = deque()
         with ThreadPoolExecutor(self._concurrency) as pool:
             try:
                 for heads, inputs in self._batches(lines):
-                    waiting.append((heads, pool.submit(self._call, inputs) if inputs else _nothing()))
+                    waiting.append((heads, pool.submit(self._answers, inputs) if inputs else _nothing()))
                     while len(waiting) > 2 * self._concurrency or (waiting and waiting[0][1].done()):
                         self._put(*waiting.popleft(), output, bar)
                 while waiting:
@@ -63,6 +65,16 @@ class Bulk:
             finally:
                 self._ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answers(self, inputs: list[Any]) -> list[Any]:
+        """Gives a result for each input, or the CallError of one that is too large by itself."""
+        try:
+            return self._call(inputs)
+        except CallError as error:
+            if not _is_too_much(error):
+                raise
+            half = len(inputs) // 2
+            return [*self._answers(inputs[:half]), *self._answers(inputs[half:])] if half else [error]
 
     def _call(self, inputs: list[Any]) -> list[Any]:
         """Makes a call, again while the endpoint is full: after as long as it asks for, twice as long each time."""
@@ -100,12 +112,18 @@ class Bulk:
     def _put(self, heads: list[dict[str, Any]], answer: "Future[list[Any]]", output: TextIO, bar: "Bar") -> None:
         results = iter(answer.result())
         for head in heads:
-            line = head if "error" in head else head | self._write(next(results))
+            line = head if "error" in head else head | self._told(next(results))
             self.bad_count += "error" in line
             self.done_count += 1
             output.write(json.dumps(line, ensure_ascii=False) + "\n")
         output.flush()
         bar.show(self.done_count)
+
+    def _told(self, result: Any) -> dict[str, Any]:
+        if not isinstance(result, CallError):
+            return self._write(result)
+        reason = {"reason": result.reason} if result.reason else {}
+        return {"error": {"code": result.code, "message": result.message, **reason}}
 
 
 class Bar:
@@ -116,6 +134,7 @@ class Bar:
         self._total, self._stream = total, stream
         self._on = stream.isatty()
         self._began = self._shown = time.monotonic()
+        self._width = 0
 
     def show(self, done_count: int, *, last: bool = False) -> None:
         """Draws the bar anew, a few times a second."""
@@ -127,16 +146,20 @@ class Bar:
         share = min(1.0, done_count / self._total) if self._total else 0.0
         drawn = "#" * round(BAR_WIDTH * share)
         place = f"[{drawn:<{BAR_WIDTH}}] {done_count:,} of {self._total:,}" if self._total else f"{done_count:,}"
-        self._stream.write(f"\r{place} lines, {rate:,.0f} a second " + ("\n" if last else ""))
+        text = f"{place} lines, {rate:,.0f} a second "
+        self._stream.write(f"\r{text:<{self._width}}" + ("\n" if last else ""))  # over all of what stood there
         self._stream.flush()
+        self._width = len(text)
 
 
 def answer(path: str, output: str, bulk: Bulk) -> None:
     """Answers a file, `-` being standard input, into a file or standard output.
 
-    Raises ValueError when a file cannot be opened and at the end when some lines were bad, saying how many; CallError
-    when the endpoint stops answering.
+    Raises ValueError when a file cannot be opened or is to be its own output, and at the end when some lines were bad,
+    saying how many; CallError when the endpoint stops answering.
     """
+    if _is_same(path, output):
+        raise ValueError(f"--output {output} is the file of --file, and would be emptied; name another file")
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_opened(path, "r", "--file")) if path != "-" else sys.stdin
         bar = Bar(_count(path) if path != "-" else None, sys.stderr)
@@ -156,6 +179,14 @@ def _parsed(line: str) -> Any:
         return json.loads(line)
     except ValueError as problem:
         raise ValueError(f"is not JSON ({problem}); write one JSON value a line") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply to be read; write one JSON value a line, as the help shows") from None
+
+
+def _is_too_much(error: CallError) -> bool:
+    """Whether a call was refused for its size: as docs/errors.md says, or by gRPC itself, which gives no details."""
+    is_message = error.code == "RESOURCE_EXHAUSTED" and not error.reason and error.retry_after_s is None
+    return is_message or error.reason in TOO_MUCH
 
 
 def _nothing() -> "Future[list[Any]]":
@@ -167,6 +198,15 @@ def _nothing() -> "Future[list[Any]]":
 def _count(path: str) -> int:
     with Path(path).open("rb") as file:
         return sum(1 for line in file if line.strip())
+
+
+def _is_same(path: str, output: str) -> bool:
+    """Whether the input is a file, standard input as well, that the output would empty; under any of its names."""
+    given = Path("/dev/stdin" if path == "-" else path)
+    try:
+        return bool(output) and given.is_file() and given.samefile(output)
+    except OSError:  # opening them says what is wrong
+        return False
 
 
 def _opened(path: str, mode: str, flag: str) -> TextIO:

@@ -196,7 +196,7 @@ def _reach(client: "Client") -> None:
 
 
 def _text_of(line: Any) -> str:
-    return _only(line, "text")
+    return _whole(_only(line, "text"))
 
 
 def _image_of(line: Any) -> bytes:
@@ -213,7 +213,7 @@ def _query_of(line: Any) -> "Query":
     is_items = isinstance(items, list) and all(isinstance(item, str) for item in items)
     if not (isinstance(user, str) and is_items and type(k) is int and 0 <= k < 2**31):
         raise ValueError("is no query: user_id is a text, item_ids a list of texts, k a whole number")
-    return Query(user, tuple(items), k)
+    return Query(_whole(user), tuple(map(_whole, items)), k)
 
 
 def _only(line: Any, name: str) -> str:
@@ -222,6 +222,16 @@ def _only(line: Any, name: str) -> str:
     if not isinstance(found, str):
         raise ValueError(f'is neither a text nor {{"{name}": a text}}')
     return found
+
+
+def _whole(text: str) -> str:
+    """Gives a text back; raises ValueError when it holds half a character, as JSON may, and so cannot be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        half = ascii(text[problem.start])
+        raise ValueError(f"holds {half}, half of a pair that makes up a character; write both or neither") from None
+    return text
 
 
 def _ask(client: "Client", args: Classifier | Sentiment | Recommender) -> tuple[list[str], list[Any]]:

@@ -5,6 +5,7 @@ Shapes: C colours, H height, W width.
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,12 +14,23 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they repeat a file's numbers, and Python keeps each text for good
 MAX_PIXELS = 16_000_000
 """The largest picture that is decoded, width times height."""
 _MOST_SEGMENTS = 64
 """Segments of a JPEG file that are looked through for its size; cameras write fewer than 30 before it."""
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
 """The EXIF tag that says how a picture is turned, and its values that swap height and width."""
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What puts a picture of each of its values upright, as Pillow names it."""
 T = TypeVar("T")
 _JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """The markers of JPEG segments that give the picture's size."""
@@ -54,12 +66,11 @@ def pixel_count(content: bytes) -> int:
 def open_picture(content: bytes) -> "Image.Image":
     """Decodes a PNG or JPEG file, upright, into mode L (grey) or RGB.
 
-    Transparent parts become white; 16-bit grey becomes 8-bit. Raises ValueError when the bytes are not
-    such a file or are cut short, and TooManyPixelsError, before decoding, when they hold more than MAX_PIXELS.
+    Transparent parts become white; 16-bit grey becomes 8-bit; EXIF that cannot be read turns nothing. Raises
+    ValueError when the bytes are not such a file or are cut short, and TooManyPixelsError, before decoding, when they
+    hold more than MAX_PIXELS.
     """
-    from PIL import ImageOps
-
-    return _opened(content, lambda picture: _plain(ImageOps.exif_transpose(picture)))
+    return _opened(content, lambda picture: _plain(_upright(picture)))
 
 
 def outline(content: bytes, side: int = 0) -> tuple[int, int, int]:
@@ -71,7 +82,7 @@ def outline(content: bytes, side: int = 0) -> tuple[int, int, int]:
 
     def look(picture: "Image.Image") -> tuple[int, int, int]:
         width, height = picture.size
-        if not side and width != height and picture.getexif().get(_ORIENTATION, 1) in _LYING:
+        if not side and width != height and _orientation(picture) in _LYING:
             width, height = height, width
         return 1 if _is_grey(picture) else 3, side or height, side or width
 
@@ -92,13 +103,29 @@ def _opened(content: bytes, use: "Callable[[Image.Image], T]") -> T:
         width, height = picture.size
         if width * height <= claimed:  # a second header may say otherwise
             return use(picture)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, SyntaxError, ValueError, EOFError):
-        pass
-    except struct.error:
+    except Exception:  # Pillow raises errors of any kind for crafted bytes, and others' pictures share the batch
         pass
     raise ValueError(
         f"{len(content)} bytes are not a readable PNG or JPEG image; send a whole file in one of these formats"
     )
+
+
+def _upright(picture: "Image.Image") -> "Image.Image":
+    """Turns a picture as its EXIF says; Pillow's own exif_transpose writes all of the EXIF anew, which may fail."""
+    from PIL import Image
+
+    picture.load()  # EXIF may follow the pixels
+    turn = _TURNS.get(_orientation(picture))
+    return picture.transpose(Image.Transpose[turn]) if turn else picture
+
+
+def _orientation(picture: "Image.Image") -> int:
+    """Reads how a picture is turned, 1 to 8; 1, upright, where EXIF says nothing that can be understood."""
+    try:
+        found = picture.getexif().get(_ORIENTATION)
+        return found if found in _TURNS else 1
+    except Exception:  # Pillow raises errors of any kind, which say nothing of the pixels
+        return 1
 
 
 def _is_grey(picture: "Image.Image") -> bool:

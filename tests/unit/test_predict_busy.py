@@ -124,11 +124,11 @@ def test_a_refusal_that_no_wait_mends_ends_the_file_at_once(tmp_path: Path) -> N
 
     def refuse(inputs: list[Any]) -> list[Any]:
         came.append(1)
-        raise CallError("RESOURCE_EXHAUSTED", "the message is too large")
+        raise CallError("INVALID_ARGUMENT", "top_k: is -1", reason="OUT_OF_RANGE")
 
-    (tmp_path / "one.jsonl").write_text('"text"\n')
-    with pytest.raises(CallError, match="too large"):
-        bulk.answer(str(tmp_path / "one.jsonl"), str(tmp_path / "out"), bulk.Bulk(str, refuse, dict, 1, 1))
+    (tmp_path / "two.jsonl").write_text('"text"\n' * 2)
+    with pytest.raises(CallError, match="is -1"):
+        bulk.answer(str(tmp_path / "two.jsonl"), str(tmp_path / "out"), bulk.Bulk(str, refuse, dict, 2, 1))
     assert came == [1]
 
 
