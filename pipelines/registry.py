@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import tracking, verdict
+from pipelines import deciding, tracking
 from pipelines.verdict import Verdict
 
 CHAMPION = "champion"
@@ -83,43 +83,35 @@ def register(
 def settle(new: Version, promotion: str, judge: Judge | None = None) -> tuple[Version, str]:
     """Decides whether a registered version becomes champion; returns it and why, which its tag keeps.
 
-    Where there is no judge, the gate compares the primary test metrics alone.
+    Where there is no judge, the gate compares the primary test metrics alone. A promotion that was cut short is carried
+    out as it was decided.
     """
-    old = _champion(new.name)
-    better, reason = _compare(new, old, promotion, judge or by_metric)
-    now = _champion(new.name)
-    if better and promotion == "gate" and now is not None and (old is None or now.version != old.version):
-        better, reason = False, f"not champion: version {now.version} became champion while it was judged"
+    old, client = _champion(new.name), _client()
+    tags = client.get_model_version(new.name, str(new.version)).tags
+    better, reason = deciding.unfinished(tags, new, old) or _decide(new, old, promotion, judge or deciding.by_metric)
     if better:
         promote(new.name, new.version)
-    elif promotion == "gate":
-        reason = f"{reason}; `eagerly models promote {new.name} {new.version}` overrules"
-    _client().set_model_version_tag(new.name, str(new.version), GATE, reason)
+    client.set_model_version_tag(new.name, str(new.version), GATE, reason)
     return get(new.name, new.version), reason
 
 
-def _compare(new: Version, old: Version | None, promotion: str, judge: Judge) -> tuple[bool, str]:
-    if promotion == "never":
-        return False, "not promoted, as --promote never asks"
-    if old is None:
-        return True, "champion, as there was none"
-    if promotion == "always":
-        return True, f"champion in place of version {old.version}, as --promote always asks"
-    found = judge(new, old)
-    return found.promoted, found.reason
-
-
-def by_metric(new: Version, old: Version) -> Verdict:
-    """Judges by the primary test metrics alone."""
-    ours, theirs = new.metrics[new.primary], old.metrics.get(new.primary, float("-inf"))
-    return verdict.by_metric(new.primary, ours, theirs, 0.0, f"version {old.version}")
+def _decide(new: Version, old: Version | None, promotion: str, judge: Judge) -> tuple[bool, str]:
+    better, reason = deciding.compare(new, old, promotion, judge)
+    now = _champion(new.name)
+    if better and promotion == "gate" and now is not None and now.version not in (new.version, old and old.version):
+        better, reason = False, f"not champion: version {now.version} became champion while it was judged"
+    if promotion == "gate" and not better:
+        reason = f"{reason}; `eagerly models promote {new.name} {new.version}` overrules"
+    note = deciding.note(better, reason, old)
+    _client().set_model_version_tag(new.name, str(new.version), deciding.DECIDED, note)
+    return better, reason
 
 
 def promote(name: str, version: int) -> Version:
     """Makes a version champion and remembers the one before. Raises ValueError when there is no such version."""
     found, before = get(name, version), _champion(name)
     client = _client()
-    if before is not None and before.version != version:
+    if before is not None and before.version != version and _history(name)[-1:] != [before.version]:
         client.set_registered_model_tag(name, HISTORY, json.dumps([*_history(name), before.version]))
     client.set_registered_model_alias(name, CHAMPION, str(found.version))
     return get(name, version)

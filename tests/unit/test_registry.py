@@ -1,7 +1,9 @@
 """Versions and the champion, in a real MLflow store."""
 
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,126 @@ def test_a_registration_that_was_cut_short_in_the_gate_is_taken_up_again(store: 
     assert not registry.get("cut", 2).champion
     again, _ = _register(store, "cut", 0.9, run_id=run_id)
     assert (again.version, again.champion) == (2, True)
+
+
+WRITES = ("create_registered_model", "create_model_version", "set_model_version_tag")
+WRITES += ("set_registered_model_tag", "set_registered_model_alias")
+
+
+def _lose(patch: pytest.MonkeyPatch, number: int, is_done: bool) -> None:
+    """Loses the answer of a client's write, counted from 1, which the store has done or was never asked."""
+    import mlflow
+
+    made = itertools.count(1)
+
+    def lossy(call: Callable[..., Any]) -> Callable[..., Any]:
+        def write(self: Any, *arguments: Any, **named: Any) -> Any:
+            is_lost = next(made) == number
+            if is_lost and not is_done:
+                raise ConnectionError("refused")
+            answer = call(self, *arguments, **named)
+            if is_lost:
+                raise ConnectionError("the answer was lost")
+            return answer
+
+        return write
+
+    for name in WRITES:
+        patch.setattr(mlflow.MlflowClient, name, lossy(getattr(mlflow.MlflowClient, name)))
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["answer", "request"])
+@pytest.mark.parametrize(
+    ("before", "sentence"),
+    [
+        ([], "champion, as there was none"),
+        ([0.1], "champion: accuracy 0.9000 is better than 0.1000 of version 1, by the metric alone"),
+    ],
+    ids=["first", "better"],
+)
+def test_a_promotion_that_loses_any_of_its_calls_says_the_same_when_it_is_tried_again(
+    store: Any, before: list[float], sentence: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lost in itertools.count(1):
+        name, run_id = f"lost-{len(before)}-{is_done}-{lost}", _run()
+        for accuracy in before:
+            _register(store, name, accuracy)
+        with monkeypatch.context() as patch:
+            _lose(patch, lost, is_done)
+            try:
+                _register(store, name, 0.9, run_id=run_id)
+            except ConnectionError:
+                pass
+            else:  # it makes no more calls
+                assert lost > 4
+                return
+        new, reason = _register(store, name, 0.9, run_id=run_id)
+        assert reason.removeprefix("registered before: ") == new.gate == sentence, lost
+        assert new.champion and len(registry.versions(name)) == len(before) + 1
+        assert [registry.rollback(name).version for _ in before] == [1] * len(before)
+        with pytest.raises(ValueError, match="has no earlier champion"):
+            registry.rollback(name)
+
+
+def test_a_promotion_that_was_cut_short_asks_the_judge_no_second_time(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _register(store, "judged", 0.1)
+    run_id, asked = _run(), []
+
+    def judge(new: registry.Version, old: registry.Version) -> Verdict:
+        asked.append((new.version, old.version))
+        return Verdict(True, f"champion in place of version {old.version}")
+
+    with monkeypatch.context() as patch:
+        _lose(patch, 4, True)  # after the version, what was decided, and the champion before
+        with pytest.raises(ConnectionError):
+            _register(store, "judged", 0.9, run_id=run_id, judge=judge)
+    assert registry.champion("judged").version == 2 and not registry.get("judged", 2).gate
+    _, reason = _register(store, "judged", 0.9, run_id=run_id, judge=judge)
+    assert reason == "champion in place of version 1" and asked == [(2, 1)]
+
+
+def test_a_promotion_that_was_cut_short_is_decided_anew_where_the_champion_changed_since(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _register(store, "since", 0.1)
+    _register(store, "since", 0.05)
+    run_id = _run()
+    with monkeypatch.context() as patch:
+        _lose(patch, 3, False)  # after the version and what was decided
+        with pytest.raises(ConnectionError):
+            _register(store, "since", 0.9, run_id=run_id)
+    registry.promote("since", 2)
+    _, reason = _register(store, "since", 0.9, run_id=run_id)
+    assert "is better than 0.0500 of version 2" in reason and registry.champion("since").version == 3
+
+
+def test_a_promotion_that_was_carried_out_is_not_repeated_for_a_version_that_is_judged_again(store: Any) -> None:
+    _register(store, "stale", 0.1)
+    new, _ = _register(store, "stale", 0.9)
+    registry.rollback("stale")
+    refused = [registry.settle(registry.get("stale", new.version), "gate", _refuse)[1] for _ in range(2)]
+    assert all(reason.startswith("not champion: worse now") for reason in refused)
+    assert registry.champion("stale").version == 1
+
+
+def _refuse(new: registry.Version, old: registry.Version) -> Verdict:
+    return Verdict(False, "not champion: worse now")
+
+
+def test_a_version_that_people_promoted_before_it_was_judged_is_not_held_against_itself(store: Any) -> None:
+    _register(store, "itself", 0.1)
+    run_id = _run()
+
+    def dies(new: registry.Version, old: registry.Version) -> Verdict:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _register(store, "itself", 0.9, run_id=run_id, judge=dies)
+    registry.promote("itself", 2)
+    new, reason = _register(store, "itself", 0.9, run_id=run_id)
+    assert new.champion and reason == "champion already when it was to be judged"
 
 
 def test_a_metric_that_is_no_number_does_not_become_champion(store: Any) -> None:
