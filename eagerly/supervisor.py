@@ -19,7 +19,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from eagerly.commands.progress import State
-from pipelines import cluster, history, job_log, runs, sealed, tracking
+from pipelines import cluster, history, job_log, recovery, runs, sealed, tracking
 from pipelines.journal import Reader
 
 SAY_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 1.0, 10.0, 600.0
@@ -49,8 +49,10 @@ class Supervisor:
         self.said |= {"phase": "starting", "restarts": 0, "step": 0, "steps": 0, "begun": time.time()}
         self.stopping = False
         self.lock = threading.Lock()
-        self.log = (self.folder / history.LOG).open("a", encoding="utf-8", buffering=1)
+        self.log, self.output = job_log.Writer.open(self.folder / history.LOG), job_log.Writer(1)
+        self.unkept, self.complained = "", False
         self.keeper: subprocess.Popen[bytes] | None = None
+        self.keep_at = 0.0
         self.printed: dict[str, Any] = {}
         self.last_print = 0.0
         self.said_count, self.since_said = 0, 0
@@ -94,31 +96,32 @@ class Supervisor:
         return [*words, "--resume", str(self.run_dir), *self.plan["flags"]]
 
     def _bring(self) -> None:
-        """Brings a run from its storage that began on a head which is gone."""
+        """Brings a run from its storage that began on a head which is gone, as recovery.bring does."""
         address = next((flag.partition("=")[2] for flag in self.plan["flags"] if flag.startswith("--storage=")), "")
         if "://" in address and not (self.run_dir / runs.ABOUT).exists():
-            from pipelines import storage
-
-            try:
-                storage.fetch_run(f"{address.rstrip('/')}/{self.run_dir.name}", self.run_dir.parent)
-            except ValueError as problem:
-                self.print(f"begins anew: {problem}")
+            recovery.bring(address, self.run_dir, self.print, lambda: self.stopping)
 
     def _drive(self) -> int:
         """Runs the driver once; returns its exit code, negative for a signal."""
+        try:
+            command = self.command()
+        except (OSError, ValueError) as problem:
+            self.print(f"eagerly: {problem}")
+            return 2
         driver = subprocess.Popen(
-            self.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+            env={"EAGERLY_JOB_SINCE": str(self.said["begun"]), **os.environ},  # one that is killed keeps its place
+        )  # fmt: skip
         assert driver.stdout is not None
         listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)
         listener.start()
-        began, self.state.waits_for = time.monotonic(), ""
+        self.keep_at, self.state.waits_for = time.monotonic() + KEEP_AFTER_SECONDS, ""
         while driver.poll() is None:
             self._look()
             if self.stopping and self.said["phase"] != "stopped":
                 self._part()
             self.say()
-            if self.keeper is None and time.monotonic() - began > KEEP_AFTER_SECONDS and self._has_run():
+            if self.keeper is None and time.monotonic() > self.keep_at and self._has_run():
                 self._start_keeper()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 driver.wait(0.2)
@@ -168,45 +171,71 @@ class Supervisor:
     def print(self, text: str) -> None:
         """Writes a line for people."""
         with self.lock:
-            self.log.write(text + "\n")
-            print(text, flush=True)
+            self.log.write(text)
+            self.output.write(text)
             self.since_said += 1
             if self.since_said >= SAY_LINES:
                 self._number()
 
     def say(self, force: bool = False) -> None:
-        """Writes a line for programs, with all there is to say, when there is news."""
-        now = time.monotonic()
+        """Writes a line for programs, with all there is to say, when there is news; tries again what a disk refused."""
+        now, has_news = time.monotonic(), self.said != self.printed
         pause = SAY_SECONDS if time.time() - self.said["begun"] < SELDOM_AFTER_SECONDS else SELDOM_SECONDS
-        if self.said != self.printed and (force or now - self.last_print >= pause):
-            with self.lock:
-                self._number()
-            self.printed, self.last_print = {**self.said}, now
-            sealed.put(self.folder / history.STATUS, json.dumps(self.said))
+        if (has_news or self._refused()) and (force or now - self.last_print >= pause):
+            self.last_print = now
+            if has_news:
+                with self.lock:
+                    self._number()
+                self.printed = {**self.said}
+            self._put()
 
     def _number(self) -> None:
         """Writes a numbered line for programs."""
         self.said_count, self.since_said = self.said_count + 1, 0
-        print(job_log.line({**self.said, job_log.NUMBER: self.said_count}), flush=True)
+        self.output.write(job_log.line({**self.said, job_log.NUMBER: self.said_count}))
+
+    def _put(self) -> None:
+        """Writes the status, and what waits to be written; says once that a disk does not take them."""
+        try:
+            sealed.put(self.folder / history.STATUS, json.dumps(self.said))
+            self.unkept = ""
+        except OSError as problem:
+            self.unkept = problem.strerror or str(problem)
+        with self.lock:
+            self.log.retry()
+            self.output.retry()
+        if self._refused():
+            self._complain(self._refused())
+
+    def _refused(self) -> str:
+        """Says why something waits to be written; empty where nothing does."""
+        return self.unkept or self.log.problem or self.output.problem
+
+    def _complain(self, problem: str) -> None:
+        if not self.complained:
+            self.complained = True
+            self.print(f"the job's log and status cannot be written ({problem}); it goes on, and tries again")
 
     def _has_run(self) -> bool:
         return (self.run_dir / "mlflow.json").exists()
 
     def _settle(self) -> None:
-        """Moves the log into the run's folder, once there is one."""
+        """Moves the log into the run's folder, once there is one. Raises OSError where the disk is full."""
         if self.folder != self.run_dir and (self.run_dir / runs.ABOUT).exists():
             with self.lock:
                 rough = self.folder
-                self.log.close()
-                with (self.run_dir / history.LOG).open("a", encoding="utf-8") as file:
-                    file.write((rough / history.LOG).read_text(encoding="utf-8"))
-                self.log = (self.run_dir / history.LOG).open("a", encoding="utf-8", buffering=1)
+                self.log.move(self.run_dir / history.LOG)
                 self.folder = self.run_dir
                 shutil.rmtree(rough, ignore_errors=True)
-            sealed.put(self.folder / history.STATUS, json.dumps(self.said))
+            self._put()
 
     def _start_keeper(self) -> None:
-        self._settle()
+        try:
+            self._settle()
+        except OSError as problem:
+            self._complain(problem.strerror or str(problem))
+            self.keep_at = time.monotonic() + KEEP_AFTER_SECONDS
+            return
         paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.keeper = subprocess.Popen(
             [sys.executable, "-P", "-m", "pipelines.history", str(self.folder)],

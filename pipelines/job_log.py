@@ -4,8 +4,10 @@ Those for programs are numbered, so no two are equal: that tells where in the lo
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 MARK = "@eagerly "
@@ -17,6 +19,7 @@ LEAST, MOST = 20, 1000
 WIDER = (1, 20, 400)
 """How many times the lines that are expected are asked for, until what is known is among them."""
 BATCH_LINES = 500
+MOST_WAITING_BYTES = 1 << 20
 
 
 def line(said: Mapping[str, Any]) -> str:
@@ -45,6 +48,64 @@ def latest(lines: Iterable[str]) -> dict[str, Any]:
 def for_people(lines: Iterable[str]) -> list[str]:
     """Leaves out what is said to programs."""
     return [text for text in lines if not text.startswith(MARK)]
+
+
+class Writer:
+    """Appends lines to a file; what a full disk does not take waits in memory, and goes first when there is room again.
+
+    Once more than MOST_WAITING_BYTES wait, further lines are left out, and a line says how many.
+    """
+
+    def __init__(self, file: int) -> None:
+        """Takes the number of an open file."""
+        self._file, self._waiting, self._left_out = file, bytearray(), 0
+        self.problem = ""
+        """Why lines wait; empty where none do."""
+
+    @classmethod
+    def open(cls, path: Path) -> "Writer":
+        """Opens a file for appending. Raises OSError where it cannot be."""
+        return cls(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644))
+
+    def write(self, text: str) -> None:
+        """Writes a line, or keeps it."""
+        line = f"{text}\n".encode(errors="replace")
+        if self._left_out or len(self._waiting) + len(line) > MOST_WAITING_BYTES:
+            self._left_out += 1
+        else:
+            self._waiting += line
+        self.retry()
+
+    def retry(self) -> None:
+        """Writes what waits, as far as there is room."""
+        try:
+            while self._waiting:
+                del self._waiting[: os.write(self._file, self._waiting)]
+                if self._left_out and not self._waiting:
+                    self._waiting += f"{self._left_out} lines are left out, as they could not be written\n".encode()
+                    self._left_out = 0
+            self.problem = ""
+        except OSError as problem:
+            self.problem = problem.strerror or str(problem)
+
+    def move(self, path: Path) -> None:
+        """Appends what was written to another file, and goes on there. Raises OSError where that is full, and stays."""
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        size, at = os.fstat(file).st_size, 0
+        try:
+            while piece := os.pread(self._file, 1 << 20, at):
+                at += os.write(file, piece)
+        except OSError:
+            os.ftruncate(file, size)
+            os.close(file)
+            raise
+        os.close(self._file)
+        self._file = file
+
+    def close(self) -> None:
+        """Writes what waits, if there is room, and closes."""
+        self.retry()
+        os.close(self._file)
 
 
 class Tail:

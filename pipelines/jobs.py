@@ -159,11 +159,7 @@ class Cluster:
                 entrypoint=order.entrypoint(),
                 submission_id=order.name if not taken else f"{order.name}.{_attempt(taken[0].submission) + 1}",
                 runtime_env={"working_dir": str(order.code), "env_vars": order.variables()},
-                metadata={
-                    "eagerly_name": order.name,
-                    "eagerly_task": order.task,
-                    **({"eagerly_folder": order.folder} if order.folder else {}),
-                },
+                metadata=metadata(order.name, order.task, order.folder),
             )
 
     def _check_again(self, job: Job, again: bool) -> None:
@@ -237,6 +233,11 @@ class Cluster:
 def connect(address: str) -> Cluster:
     """Finds a cluster by the address of its jobs server. Raises ValueError with a sentence when there is none."""
     return Cluster(address)
+
+
+def metadata(name: str, task: str, folder: str = "") -> dict[str, str]:
+    """Makes what a jobs server is to keep of a job, by which it is known as ours."""
+    return {"eagerly_name": name, "eagerly_task": task, **({"eagerly_folder": folder} if folder else {})}
 
 
 def _job(details: Any) -> Job:

@@ -19,7 +19,7 @@ from typing import Any
 from pipelines import capacity, job_log
 from pipelines.settings import Launch
 
-ACTOR, NAMESPACE = "eagerly-turns-1", "eagerly"
+ACTOR, NAMESPACE = "eagerly-turns-2", "eagerly"
 """The number is that of how its methods are called."""
 ASK_SECONDS, BEAT_SECONDS, SILENCE_SECONDS = 0.5, 3.0, 15.0
 ANSWER_SECONDS = 10.0
@@ -58,20 +58,15 @@ class Book:
         the order runs when it fits, and none overtakes it, however small. Where none runs the first does in any case,
         since a cluster that grows does so only for what was asked of it.
         """
-        entry = (need.name, need.priority, need.since, need.workers, int(need.gpu), now)
-        self._database.execute(
-            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name) DO UPDATE SET heard = excluded.heard, "
-            "priority = excluded.priority",
-            entry,
-        )
+        self._note(need, False, now)
         self._database.execute("DELETE FROM turns WHERE heard < ?", (now - SILENCE_SECONDS,))
         self._admit(total, free)
         waiting = [name for name, *_ in self._waiting()]
         return waiting.index(need.name) + 1 if need.name in waiting else 0
 
-    def beat(self, name: str, now: float) -> None:
-        """Notes that a job still runs."""
-        self._database.execute("UPDATE turns SET heard = ? WHERE name = ?", (now, name))
+    def beat(self, need: Need, now: float) -> None:
+        """Notes that a job still runs, though it was taken for dead."""
+        self._note(need, True, now)
 
     def leave(self, name: str) -> None:
         """Frees what a job held."""
@@ -81,6 +76,13 @@ class Book:
         """Lists the jobs that run, then those that wait, in their order, and whether each runs."""
         running = self._database.execute("SELECT name FROM turns WHERE admitted ORDER BY since")
         return [(name, True) for (name,) in running] + [(name, False) for name, *_ in self._waiting()]
+
+    def _note(self, need: Need, runs: bool, now: float) -> None:
+        self._database.execute(
+            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET heard = excluded.heard, "
+            "priority = excluded.priority, admitted = MAX(admitted, excluded.admitted)",
+            (need.name, need.priority, need.since, need.workers, int(need.gpu), int(runs), now),
+        )
 
     def _waiting(self) -> list[tuple[str, int, int]]:
         return self._database.execute(
@@ -117,9 +119,9 @@ class Turns:
 
         return self._book.ask(Need(**need), ray.cluster_resources(), ray.available_resources(), time.time())
 
-    def beat(self, name: str) -> None:
+    def beat(self, need: dict[str, Any]) -> None:
         """Notes that a job still runs."""
-        self._book.beat(name, time.time())
+        self._book.beat(Need(**need), time.time())
 
     def leave(self, name: str) -> None:
         """Frees what a job held."""
@@ -155,9 +157,9 @@ def turn(
 ) -> Iterator[None]:
     """Waits until it is a submitted job's turn, and holds the cluster's share for it while the block runs.
 
-    A job that has to wait does `meanwhile`, which may raise, once. One whose launch waits gets its turn before the
-    cluster has its workers' room, where no other runs; `say` gets what it waits for then, as from capacity.find. Does
-    nothing outside a submitted job, and where Kueue keeps the order.
+    A job that has to wait does `meanwhile`, which may raise, once; one that is stopped as it waits leaves at once. One
+    whose launch waits gets its turn before the cluster has its workers' room, where no other runs; `say` gets what it
+    waits for then, as from capacity.find. Does nothing outside a submitted job, and where Kueue keeps the order.
     """
     if not is_queued():
         yield
@@ -166,17 +168,18 @@ def turn(
     since = float(os.environ.get("EAGERLY_JOB_SINCE") or time.time())
     workers = int(str(launch.workers).partition(":")[0])
     need = Need(name, int(os.environ["EAGERLY_JOB_PRIORITY"]), since, workers, launch.gpu)
-    _wait(need, meanwhile)
     ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(name, ended), daemon=True)
-    thread.start()
+    thread = threading.Thread(target=_beat, args=(need, ended), daemon=True)
     try:
+        _wait(need, meanwhile)
+        thread.start()
         if launch.wait:
             capacity.find(launch, True, say)
         yield
     finally:
         ended.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         with contextlib.suppress(Exception):
             _answer(lambda turns: turns.leave.remote(name))
 
@@ -189,19 +192,15 @@ def _wait(need: Need, meanwhile: Callable[[], None]) -> None:
             print(job_log.line({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
         if position and not done:
             done = True
-            try:
-                meanwhile()
-            except BaseException:
-                _answer(lambda turns: turns.leave.remote(need.name))
-                raise
+            meanwhile()
         time.sleep(ASK_SECONDS)
     print(job_log.line({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
 
 
-def _beat(name: str, ended: threading.Event) -> None:
+def _beat(need: Need, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         with contextlib.suppress(Exception):  # the cluster may be going down, and training knows better
-            _answer(lambda turns: turns.beat.remote(name))
+            _answer(lambda turns: turns.beat.remote(asdict(need)))
 
 
 def _answer(call: Callable[[Any], Any]) -> Any:

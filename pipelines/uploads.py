@@ -69,26 +69,29 @@ def localize(run: Run) -> Run:
 
 
 def _fetch(found: re.Match[str]) -> Path:
-    place = cluster.home() / "data" / found["digest"]
-    if (place / found["name"]).exists():
-        return place / found["name"]
+    place, given = cluster.home() / "data" / found["digest"], found["name"]
+    if (place / given).exists():
+        return place / given
     rough = place.with_name(f".{place.name}.{os.getpid()}.rough")
     storage, below = Storage(found["storage"]), f"data/{found['digest']}"
     try:
         for name in storage.tree(below):
-            if name != WHOLE:
+            if name.partition("/")[0] == given:  # the same bytes may have been uploaded by other names
                 (rough / name).parent.mkdir(parents=True, exist_ok=True)
                 storage.fetch(f"{below}/{name}", rough / name)
     except OSError as problem:
         raise ValueError(f"{found.string!r} cannot be read ({' '.join(str(problem).split())[:200]})") from problem
-    if not (rough / found["name"]).exists() or digest(rough / found["name"]) != found["digest"]:
-        shutil.rmtree(rough, ignore_errors=True)
-        raise ValueError(f"{found.string!r} is not what was uploaded; submit the job again, which uploads it anew")
     try:
-        rough.rename(place)
-    except OSError:  # another worker of this machine was first
+        if not (rough / given).exists() or digest(rough / given) != found["digest"]:
+            raise ValueError(f"{found.string!r} is not what was uploaded; submit the job again, which uploads it anew")
+        place.mkdir(exist_ok=True)
+        (rough / given).rename(place / given)
+    except OSError:
+        if not (place / given).exists():  # else another worker of this machine was first
+            raise
+    finally:
         shutil.rmtree(rough, ignore_errors=True)
-    return place / found["name"]
+    return place / given
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,12 +4,13 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eagerly import steps
-from pipelines import tasks
+from pipelines import jobs, tasks
 from pipelines.settings import Launch
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def rayjob(wish: "Wish") -> Manifest:
     spec: Manifest = {
         "entrypoint": _entrypoint(wish),
         "runtimeEnvYAML": json.dumps({"env_vars": _variables(wish)}),
+        "metadata": jobs.metadata(submit.name, wish.word),
         "activeDeadlineSeconds": DEADLINE_SECONDS,
         "submissionMode": "K8sJobMode",
         "submitterConfig": {"backoffLimit": 0},
@@ -121,9 +123,14 @@ def _entrypoint(wish: "Wish") -> str:
 
 
 def _variables(wish: "Wish") -> dict[str, str]:
-    """Names the job; its priority too, unless Kueue keeps the order."""
-    named = {"EAGERLY_JOB": wish.submit.name}
-    return named if wish.submit.queue else {**named, "EAGERLY_JOB_PRIORITY": str(wish.submit.priority)}
+    """Names the job; its priority too, unless Kueue keeps the order, and the time of one that is submitted at once."""
+    submit = wish.submit
+    named = {"EAGERLY_JOB": submit.name}
+    if not submit.queue:
+        named["EAGERLY_JOB_PRIORITY"] = str(submit.priority)
+    if submit.apply and not submit.queue:
+        named["EAGERLY_JOB_SINCE"] = f"{time.time():.3f}"
+    return named
 
 
 def _charts_cluster(wish: "Wish") -> Manifest:

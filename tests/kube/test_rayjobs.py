@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from charts import program, rendered, tools
 
 from eagerly.cli import main
+from pipelines import jobs
 
 PLAIN = "submit sentiment --kubernetes --name nightly --workers 2 --epochs 3"
 QUEUED = f"{PLAIN} --gpu --queue team-a --priority-class high"
@@ -56,6 +58,18 @@ def test_a_rayjob_runs_the_supervisor_with_the_flags_and_its_place_in_our_queue(
     assert json.loads(plan)["run_dir"] == "/var/lib/eagerly/runs/nightly"
     variables = json.loads(written["spec"]["runtimeEnvYAML"])["env_vars"]
     assert variables == {"EAGERLY_JOB": "nightly", "EAGERLY_JOB_PRIORITY": "0"}
+
+
+@pytest.mark.parametrize("written", [PLAIN, QUEUED], indirect=True)
+def test_a_rayjob_gives_the_jobs_server_the_name_and_task_by_which_it_is_listed(written: dict[str, Any]) -> None:
+    assert written["spec"]["metadata"] == jobs.metadata("nightly", "sentiment")
+    assert written["spec"]["metadata"] == {"eagerly_name": "nightly", "eagerly_task": "sentiment"}
+
+
+@pytest.mark.parametrize("written", [f"{PLAIN} --apply --dry-run"], indirect=True)
+def test_a_rayjob_that_is_submitted_at_once_has_its_place_in_our_queue_by_now(written: dict[str, Any]) -> None:
+    since = float(json.loads(written["spec"]["runtimeEnvYAML"])["env_vars"]["EAGERLY_JOB_SINCE"])
+    assert abs(time.time() - since) < 600
 
 
 @pytest.mark.parametrize("written", [QUEUED], indirect=True)

@@ -152,6 +152,17 @@ def test_a_folder_that_was_uploaded_is_brought_back_whole_and_refused_when_it_is
     monkeypatch.undo()
 
 
+def test_equal_files_of_several_names_are_each_brought_by_their_own(tmp_path: Path, home: Path) -> None:
+    names = ("first.csv", "second.csv", "first.csv")
+    for name in names:
+        (tmp_path / name).write_text("text,label\ngood,1\n")
+        address, _ = uploads.send(tmp_path / name, f"file://{tmp_path}/bucket")
+        brought = Path(str(vars(uploads.brought(tasks.find("sentiment").config.Config(data=address)))["data"]))
+        assert brought.name == name and brought.read_text() == (tmp_path / name).read_text()
+    (folder,) = (home / "data").iterdir()
+    assert {path.name for path in folder.iterdir()} == set(names)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

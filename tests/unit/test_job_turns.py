@@ -1,9 +1,17 @@
 """Who runs and who waits on a cluster: by priority, then by submission, and never forgotten."""
 
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines import job_log, turns
+from pipelines.settings import Launch
 from pipelines.turns import SILENCE_SECONDS, Book, Need
 
 FOUR = {"CPU": 4.0}
@@ -62,9 +70,53 @@ def test_the_first_of_an_empty_cluster_runs_so_that_an_autoscaler_hears_of_it(bo
 def test_a_job_that_is_not_heard_of_has_died_and_frees_what_it_held(book: Book) -> None:
     book.ask(need("dies"), FOUR, FOUR, 0)
     assert book.ask(need("next", since=1), FOUR, FOUR, SILENCE_SECONDS) == 1
-    book.beat("dies", SILENCE_SECONDS)
+    book.beat(need("dies"), SILENCE_SECONDS)
     assert book.ask(need("next", since=1), FOUR, FOUR, SILENCE_SECONDS + 5) == 1
     assert book.ask(need("next", since=1), FOUR, FOUR, 2 * SILENCE_SECONDS + 1) == 0
+
+
+def test_a_job_that_was_taken_for_dead_holds_its_share_again_once_it_is_heard_of(book: Book) -> None:
+    book.ask(need("runs"), FOUR, FOUR, 0)
+    later = SILENCE_SECONDS + 1
+    assert book.ask(need("next", workers=1, since=1), FOUR, {"CPU": 0.0}, later) == 0
+    book.beat(need("runs"), later + 1)
+    assert book.order() == [("runs", True), ("next", True)]
+    book.leave("next")
+    assert book.ask(need("third", workers=1, since=2), FOUR, {"CPU": 0.0}, later + 2) == 1
+    book.leave("runs")
+    assert book.ask(need("third", workers=1, since=2), FOUR, FOUR, later + 3) == 0
+
+
+class Direct:
+    """The actor's methods, called at once in this process."""
+
+    def __init__(self, book: Book) -> None:
+        self.leave = Method(book.leave)
+        self.ask = Method(lambda asked: book.ask(Need(**asked), FOUR, FOUR, 1.0))
+
+
+class Method:
+    def __init__(self, remote: Callable[..., Any]) -> None:
+        self.remote = remote
+
+
+def test_a_queued_job_that_is_stopped_leaves_at_once(
+    book: Book, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.ask(need("runs"), FOUR, FOUR, 0.0)
+    monkeypatch.setattr(turns, "_answer", lambda call: call(Direct(book)))
+    for name, value in (("EAGERLY_JOB", "waits"), ("EAGERLY_JOB_PRIORITY", "0"), ("EAGERLY_JOB_SINCE", "1")):
+        monkeypatch.setenv(name, value)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init() does
+    stop = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    try:
+        with pytest.raises(SystemExit), turns.turn(Launch(), stop.start):
+            pytest.fail("it was not its turn")
+    finally:
+        stop.join()
+        signal.signal(signal.SIGTERM, before)
+    assert job_log.latest(capsys.readouterr().err.splitlines()) == {"phase": "waiting", "position": 1}
+    assert book.order() == [("runs", True)]
 
 
 def test_the_order_outlives_the_process_that_keeps_it(book: Book, tmp_path: Path) -> None:
