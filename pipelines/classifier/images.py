@@ -3,6 +3,7 @@
 Shapes: C colours, H height, W width.
 """
 
+import functools
 import io
 import struct
 import warnings
@@ -14,7 +15,6 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # they repeat a file's numbers, and Python keeps each text for good
 MAX_PIXELS = 16_000_000
 """The largest picture that is decoded, width times height."""
 _MOST_SEGMENTS = 64
@@ -93,6 +93,7 @@ def _opened(content: bytes, use: "Callable[[Image.Image], T]") -> T:
     """Gives what `use` makes of a picture, whose pixels are not decoded yet."""
     from PIL import Image
 
+    _silence()
     claimed = pixel_count(content)
     if claimed > MAX_PIXELS:
         raise TooManyPixelsError(
@@ -108,6 +109,12 @@ def _opened(content: bytes, use: "Callable[[Image.Image], T]") -> T:
     raise ValueError(
         f"{len(content)} bytes are not a readable PNG or JPEG image; send a whole file in one of these formats"
     )
+
+
+@functools.cache
+def _silence() -> None:
+    """Has Pillow's warnings ignored: they repeat a file's numbers, and Python keeps each text for good."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _upright(picture: "Image.Image") -> "Image.Image":
