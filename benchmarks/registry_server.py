@@ -13,6 +13,8 @@ from services import ports
 
 MODES = ("away", "hangs", "page", "empty", "other", "fails", "garbled")
 """Ways of not answering: no such port; silence; a login page; {}; another model; status 500; half a number."""
+SLOW, SLOW_S = "slow", 2.0
+"""A mode of answering rightly, but late; and how late, in seconds."""
 
 
 class Registry:
@@ -35,7 +37,7 @@ class Registry:
         return f"http://127.0.0.1:{self.port}"
 
     def be(self, mode: str) -> None:
-        """Answers, or is away in one of the MODES."""
+        """Answers, or is away in one of the MODES, or SLOW."""
         self.mode = mode
         if (mode == "away") != (self._server is None):
             self.close() if self._server else self._open()
@@ -53,6 +55,8 @@ class Registry:
         self.asked[path.rpartition("/mlflow/")[2]] += 1
         if self.mode == "hangs":
             time.sleep(30)
+        if self.mode == SLOW:
+            time.sleep(SLOW_S)
         if self.mode == "fails":
             return 500, "Internal Server Error"
         if self.mode in ("page", "empty"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pipelines.policy import Rollout, Tally
 from services import seats
-from services.models import Loader
+from services.models import Loader, Stored
 from services.seats import Count, Seat, Told
 from services.slots import Slot
 from services.store import Store
@@ -30,6 +30,10 @@ class Candidates:
         self._load = load
         self._seats: dict[str, Seat] = {}
         self._counts: dict[str, Count] = {}
+        self._told: dict[str, str] = {}
+        """The id of the rollout that runs of each task."""
+        self._beginning: dict[str, tuple[Stored, asyncio.Task[None]]] = {}
+        """Candidates that are being loaded."""
         self._written: dict[str, tuple[float, tuple[str, int, str] | None]] = {}
 
     def told(self) -> dict[str, Told]:
@@ -38,7 +42,7 @@ class Candidates:
         return {task: one for task, one in found.items() if one and one.candidate and one.rollout.state == "running"}
 
     async def look(self, slot: Slot, told: Told | None) -> None:
-        """Begins and ends a model's trial as told, and writes down what was counted."""
+        """Begins and ends a model's trial as told, and writes down what was counted; does not wait for loading."""
         task, trial = slot.name, slot.trial
         if trial:
             trial.check()
@@ -46,14 +50,21 @@ class Candidates:
             await self._write(task, trial.count, now=True)
             await slot.end_trial()
         if told is None:
+            self._told.pop(task, None)
             return
+        self._told[task] = told.rollout.id
         count = await self._count(task, told.rollout)
-        if slot.trial is None and not count.stopped and slot.current.loaded.version == told.rollout.champion:
-            await self._begin(slot, told, count)
-        await self._write(task, count, now=bool(count.stopped))
+        if self._is_due(slot, told, count) and task not in self._beginning:
+            self._start(slot, told, count)
+        if task not in self._beginning:
+            await self._write(task, count, now=bool(count.stopped))
 
     async def close(self, slots: Iterable[Slot]) -> None:
         """Ends all trials and leaves the seats to other replicas."""
+        loading = [begun for _, begun in self._beginning.values()]
+        for begun in loading:
+            begun.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
         for slot in slots:
             if slot.trial:
                 await self._write(slot.name, slot.trial.count, now=True)
@@ -62,10 +73,27 @@ class Candidates:
             seat.close()
         self._seats.clear()
 
-    async def _begin(self, slot: Slot, told: Told, count: Count) -> None:
-        """Loads the candidate beside the model that answers; one that fails is not tried again."""
+    async def begun(self, stored: Stored) -> None:
+        """Waits while a version is being loaded as a candidate, so that it is not loaded twice."""
+        candidate, begun = self._beginning.get(stored.service, (None, None))
+        if begun and candidate == stored:
+            await asyncio.wait([begun])
+
+    def _is_due(self, slot: Slot, told: Told, count: Count) -> bool:
+        """Says whether a trial should run that does not."""
+        ours, theirs = slot.current.loaded.version, told.rollout.champion
+        return self._told.get(slot.name) == told.rollout.id and not (slot.trial or count.stopped or ours != theirs)
+
+    def _start(self, slot: Slot, told: Told, count: Count) -> None:
+        """Has the candidate loaded while looking, and swaps, go on."""
         assert told.candidate is not None
         stored = replace(told.candidate, task=self._own[slot.name])
+        begun = asyncio.create_task(self._begin(slot, told, stored, count))
+        self._beginning[slot.name] = stored, begun
+        begun.add_done_callback(lambda _: self._beginning.pop(slot.name))
+
+    async def _begin(self, slot: Slot, told: Told, stored: Stored, count: Count) -> None:
+        """Loads the candidate beside the model that answers; one that fails is not tried again."""
         try:
             loaded = await asyncio.to_thread(self._load, stored)
             candidate = await slot.prepare(loaded, served=False)
@@ -73,6 +101,9 @@ class Candidates:
             log.exception("%s version %s cannot be tried", slot.name, stored.version)
             count.stopped = f"it cannot be loaded: {' '.join(str(problem).split()) or type(problem).__name__}"
             slot.count("refused")
+            return
+        if not self._is_due(slot, told, count):
+            await candidate.close()
             return
         if told.rollout.mode == "canary":
             candidate.batcher.observe = slot.observe

@@ -18,6 +18,7 @@ from pipelines.policy import Rollout, State, Tally
 from pipelines.registry import Aim
 from pipelines.rollout import Report
 from services import seats
+from services.downloads import Underway
 from services.models import Stored
 from services.seats import Told
 from services.store import Store
@@ -29,7 +30,10 @@ REPORT_S = 2.0
 LONGEST_PAUSE_S = 60.0
 
 Bring = Callable[[str, int], Stored]
-"""Brings a version into the store: (task, version). Raises ValueError when it is not what the registry says."""
+"""Brings a version into the store: (task, version).
+
+Raises Underway while it is on its way, and ValueError when it is not what the registry says.
+"""
 Sentence = Callable[[Exception], str]
 
 
@@ -109,6 +113,8 @@ class Conductor:
             return
         try:
             candidate = self._bring(task, found.version)
+        except Underway:
+            progress.problem = f"version {found.version} is on its way"
         except ValueError as problem:
             self._end(task, found, "rolled back", f"version {found.version} is refused: {self._sentence(problem)}")
         except Exception as problem:

@@ -44,7 +44,7 @@ class Endpoint:
         ports.narrow()
         self._apart = await asyncio.to_thread(Apart, parts)
         load = functools.partial(self._apart.load, device=device)
-        self._follower = Follower(store, stored, options.poll_s, load) if store else None
+        self._follower = Follower(store, stored, options, load) if store else None
         loaded = await asyncio.to_thread(_load, self._follower, stored, load, options.threads)
         self._server = Server(options, loaded, Path(metrics_folder))
         await self._server.start()

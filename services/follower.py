@@ -10,9 +10,10 @@ import time
 from dataclasses import replace
 
 from pipelines.sealed import Corrupt
-from services import models
+from services import models, tryout
 from services.candidates import Candidates
 from services.models import Loaded, Loader, Stored
+from services.options import Options
 from services.seats import Told
 from services.server import Server
 from services.slots import Slot
@@ -84,15 +85,17 @@ class Leash:
 class Follower:
     """Keeps the models of a server those of the registry, as far as the store has them."""
 
-    def __init__(self, store: Store, stored: list[Stored], poll_s: float, load: Loader | None = None) -> None:
+    def __init__(self, store: Store, stored: list[Stored], options: Options, load: Loader | None = None) -> None:
         """Takes the models that the replica was started with; which version of each is the store's to say.
 
-        load: how a model comes into memory, where it is not models.load.
+        options: the server's, which tries models as they say. load: how a model comes into memory, where it is not
+        models.load.
         """
         self._load = load or models.load
         self._store = store
         self._own = {one.service: one.task for one in stored}
-        self._leash = Leash(store, poll_s)
+        self._options = options
+        self._leash = Leash(store, options.poll_s)
         self._candidates = Candidates(store, self._own, self._load)
         self._server: Server | None = None
         self._refused: dict[str, tuple[Stored, float]] = {}
@@ -137,7 +140,7 @@ class Follower:
         try:
             loaded = self._load(wanted)
             if good and good != wanted:
-                _try_out(loaded)
+                tryout.try_out(loaded, self._options)
             return loaded
         except Exception as problem:
             log.warning("%s version %s is refused: %s", task, wanted.version, problem)
@@ -167,7 +170,8 @@ class Follower:
     def _why(self, task: str) -> str:
         state = self._store.state()
         said = state.refused.get(task) or state.reason
-        return said or f"it answers and names no champion; `eagerly train {task}` makes one"
+        unnamed = f"it answers and names no champion; `eagerly train {task}` makes one"
+        return said or (unnamed if task in state.unnamed else "its champion has not come yet")
 
     def _good(self, task: str) -> Stored | None:
         found = self._store.good(task)
@@ -216,6 +220,7 @@ class Follower:
     async def _take(self, stored: Stored, slot: Slot) -> None:
         """Loads a model beside the one that answers and swaps them; one that fails changes nothing."""
         task = stored.service
+        await self._candidates.begun(stored)
         try:
             if slot.trial and _is(stored, slot.trial.candidate.loaded):
                 await slot.adopt()
@@ -250,10 +255,3 @@ def environment() -> dict[str, str]:
 
 def _is(stored: Stored, loaded: Loaded) -> bool:
     return (stored.version, stored.run_id, stored.digest) == (loaded.version, loaded.run_id, loaded.digest)
-
-
-def _try_out(loaded: Loaded) -> None:
-    """Raises ValueError when a model refuses its own examples."""
-    for answer in loaded.model.predict(loaded.model.examples()[:1]):
-        if isinstance(answer, Exception):
-            raise ValueError(f"the model of {loaded.name} refuses its own examples: {answer}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.policy import STATES
-from services import metrics, paths
+from services import metrics, paths, tryout
 from services.batches import Batch
 from services.batching import Batcher
 from services.drift import Drift
@@ -221,17 +221,13 @@ class Slot:
 
     async def _warm_up(self, generation: Generation) -> None:
         """Computes the model's own examples, alone and as a full batch, before callers and metrics see it."""
-        examples: list[Any] = generation.loaded.model.examples()
-        count = min(self._options.max_batch, self._options.max_waiting)
-        full = (examples * count)[:count]
+        full = tryout.full_batch(generation.loaded.model, self._options)
         await self._try_out(generation, full)
         await self._choose_path(generation, full)
 
     async def _try_out(self, generation: Generation, full: list[Any]) -> None:
         for inputs in (full[:1], full):
-            for answer in await generation.batcher.submit(inputs):
-                if isinstance(answer, Exception):
-                    raise ValueError(f"the model of {self.name} refuses its own examples: {answer}")
+            tryout.check(self.name, await generation.batcher.submit(inputs))
 
     async def _choose_path(self, generation: Generation, full: list[Any]) -> None:
         """Has the model run in the fastest way that gives its answers, and tries that out on the model's thread."""

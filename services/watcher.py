@@ -9,25 +9,25 @@ and neither does a version that is refused: what served last serves on.
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from pipelines import artifact, registry, tasks, tracking
 from pipelines.registry import Aim, Version
 from services.conductor import Conductor
+from services.downloads import DOWNLOAD_S, Downloads, Underway
 from services.models import Stored
+from services.patience import Overdue, within
 from services.store import State, Store
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,12 @@ log = logging.getLogger(__name__)
 CALL_S = 8.0
 """Seconds that the registry has to answer; the first time longer, as its own imports and migrations take seconds."""
 FIRST_CALL_S = 60.0
+ROLLOUT_S = 60.0
+"""Seconds that a round's calls about a rollout may take, together."""
 START_S = 20.0
 """Seconds that a start waits for the registry when there is a model to serve without it."""
-DOWNLOAD_S = 600.0
+MOST_LEFT = 8
+"""Most downloads that hang, though they were given up; with more the process ends, and a replica starts the next."""
 LONGEST_PAUSE_S = 3.0
 """Longest wait between two tries of a registry that is away, so that its return is seen within seconds."""
 UNREADABLE_S, CORRUPT_S = 2.0, 60.0
@@ -48,10 +51,6 @@ MLFLOW = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """MLflow's own patience is minutes; the watcher tries again by itself, and nobody watches its progress."""
-
-
-class Overdue(Exception):
-    """What is raised in work that took too long."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,22 @@ class Watcher:
         self._reasons: dict[str, str] = {}
         self._stumbled = ""
         self._up: bool | None = None
+        self._downloads = Downloads(functools.partial(bring, store))
         self._conductor = Conductor(store, self._bring, sentence)
+
+    @property
+    def hanging_count(self) -> int:
+        """Downloads that were given up and have not ended."""
+        return self._downloads.left_count
 
     def look(self) -> bool:
         """Asks the registry once for every task that is served; returns whether it answered."""
         reason, tasks_here = "", sorted(self._store.used(), key=lambda task: task == self._stumbled)
+        self._downloads.keep(tasks_here)
         try:
             for self._stumbled in tasks_here:  # where it fails it ends, to begin the next round with the others
-                self._follow(self._stumbled)
+                with self._downloads.round(self._stumbled):
+                    self._follow(self._stumbled)
             self._call_s, self._stumbled = CALL_S, ""
         except Exception as problem:
             reason = sentence(problem)
@@ -100,7 +107,7 @@ class Watcher:
             aim = registry.aim(task)
         self._lead(task, aim)
         if aim is not None:
-            with within(DOWNLOAD_S):
+            with within(ROLLOUT_S):
                 self._conductor.look(task, aim)
 
     def _lead(self, task: str, aim: Aim | None) -> None:
@@ -119,8 +126,9 @@ class Watcher:
         with within(self._call_s):
             version = registry.read(task, aim.champion)
         try:
-            with within(DOWNLOAD_S):
-                stored = bring(self._store, version)
+            stored = self._downloads.bring(version)
+        except Underway:
+            return
         except Exception as problem:
             self._refuse(task, aim, problem)
         else:
@@ -137,8 +145,10 @@ class Watcher:
         self._store.tidy(task, *self._conductor.on_trial(task))
 
     def _bring(self, task: str, number: int) -> Stored:
-        """Brings a version that is no champion yet."""
-        return bring(self._store, registry.read(task, number))
+        """Brings a version that is no champion yet; raises Underway while it is on its way."""
+        with within(self._call_s):
+            version = registry.read(task, number)
+        return self._downloads.bring(version)
 
     def _refuse(self, task: str, aim: Aim, problem: Exception) -> None:
         """Notes why a version is not taken, once, and when to look at it again."""
@@ -230,29 +240,15 @@ def sentence(problem: Exception) -> str:
     return re.sub(r"//[^/@\s]*@", "//", f"{kind}{text}")[:500]
 
 
-@contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raises Overdue in the block when it takes too long; for the main thread, whose blocking calls a signal ends."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise Overdue(f"no answer within {seconds:.0f} s")
-
-    handler = signal.signal(signal.SIGALRM, ring)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # again, should something swallow the first
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-
-
 def watch(store: Store, poll_s: float) -> NoReturn:
     """Follows the registry for ever."""
     watcher = Watcher(store)
     failed_count = 0
     while True:
         failed_count = 0 if watcher.look() else failed_count + 1
+        if watcher.hanging_count > MOST_LEFT:
+            log.error("%d downloads hang that were given up; the watcher ends, to be started anew", MOST_LEFT + 1)
+            os._exit(1)
         time.sleep(poll_s if not failed_count else min(poll_s * 2**failed_count, max(poll_s, LONGEST_PAUSE_S)))
 
 

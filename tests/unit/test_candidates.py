@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,13 +14,15 @@ from registries import eventually
 
 from eagerly.client import Client, Raw
 from pipelines.policy import Limits, Rollout
-from services import seats
+from services import models, seats
 from services.follower import Follower
-from services.models import Stored
+from services.models import Loaded, Loader, Stored
+from services.options import Options
 from services.seats import Told
 from services.store import Store
 
 IMAGE = Raw(bytes(28 * 28), (28, 28))
+Disk = tuple[threading.Event, list[int], Loader]
 LIMITS = Limits(max_slower=1000.0, least_calls=100)
 
 
@@ -38,10 +41,10 @@ def put(store: Store, artifacts: dict[int, tuple[Path, str]]) -> Callable[[int],
 
 
 @contextlib.contextmanager
-def following(store: Store, folder: Path, given: Stored) -> Iterator[endpoints.Endpoint]:
+def following(store: Store, folder: Path, given: Stored, load: Loader = models.load) -> Iterator[endpoints.Endpoint]:
     """A replica as endpoint.py makes it, without Ray."""
     store.publish(given)
-    follower = Follower(store, [given], poll_s=0.2)
+    follower = Follower(store, [given], Options(poll_s=0.2), load)
     with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
         endpoint.run(follower.follow(endpoint.server))
         try:
@@ -97,6 +100,78 @@ def test_a_promotion_takes_the_warm_candidate(store: Store, put: Callable[[int],
         assert eventually(lambda: slot.current is warm)
         assert served(endpoint) == {"2"}
         assert eventually(lambda: not has_candidate(endpoint))
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    """What opens a disk that has version 2 wait, the versions that were loaded from it, and what loads them."""
+    gate, loaded = threading.Event(), []
+
+    def load(stored: Stored) -> Loaded:
+        loaded.append(stored.version)
+        assert stored.version != 2 or gate.wait(60)
+        return models.load(stored)
+
+    yield gate, loaded, load
+    gate.set()
+
+
+def test_a_candidate_that_loads_slowly_delays_no_swap_which_ends_its_rollout(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+):
+    gate, loaded, load = disk
+    with following(store, tmp_path, put(1), load) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: 2 in loaded)
+        store.publish(put(3))
+        assert eventually(lambda: served(endpoint, 1) == {"3"})
+        gate.set()
+        time.sleep(1)
+        assert not has_candidate(endpoint), "it was to be compared with version 1"
+        assert [thread.name for thread in threading.enumerate()].count("model-classifier") == 1
+        assert served(endpoint) == {"3"}
+        assert loaded == [1, 2, 3]
+
+
+def test_a_candidate_that_is_promoted_while_it_loads_is_loaded_once(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+):
+    gate, loaded, load = disk
+    with following(store, tmp_path, put(1), load) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: 2 in loaded)
+        store.publish(put(2))
+        time.sleep(1)
+        assert served(endpoint) == {"1"}
+        gate.set()
+        assert eventually(lambda: served(endpoint, 1) == {"2"})
+        assert not has_candidate(endpoint)
+        assert loaded == [1, 2]
+
+
+def test_a_rollout_that_ends_while_its_candidate_loads_is_forgotten_and_the_next_begins(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+):
+    gate, loaded, load = disk
+    with following(store, tmp_path, put(1), load) as endpoint:
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: 2 in loaded)
+        seats.tell(store, "classifier", None)
+        time.sleep(1)
+        gate.set()
+        time.sleep(1)
+        assert not has_candidate(endpoint)
+        seats.tell(store, "classifier", Told(plan(id="another"), put(2)))
+        assert eventually(lambda: has_candidate(endpoint))
+        assert loaded == [1, 2, 2]
+
+
+def test_a_replica_ends_while_a_candidate_loads(store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk):
+    _, loaded, load = disk
+    with following(store, tmp_path, put(1), load):
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: 2 in loaded)
+    assert "model-classifier" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_restarted_replica_takes_the_candidate_up_again_and_counts_on(

@@ -7,14 +7,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import endpoints
 import pytest
 from registries import eventually
 
 from eagerly.client import Client, Raw
+from pipelines.classifier.model import Model
 from services.follower import Follower
 from services.models import Stored
+from services.options import Options
 from services.store import State, Store
 
 IMAGE = Raw(bytes(28 * 28), (28, 28))
@@ -47,7 +50,7 @@ def flip(folder: Path) -> None:
 @contextlib.contextmanager
 def following(store: Store, folder: Path, given: Stored) -> Iterator[endpoints.Endpoint]:
     """A replica as endpoint.py makes it, without Ray."""
-    follower = Follower(store, [given], poll_s=0.2)
+    follower = Follower(store, [given], Options(poll_s=0.2))
     with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
         endpoint.run(follower.follow(endpoint.server))
         try:
@@ -169,19 +172,57 @@ def test_a_replica_that_starts_on_a_damaged_version_takes_the_last_that_answered
         assert eventually(lambda: served(endpoint) == 3, 5)
 
 
+def shorten(inputs: list[Any]) -> list[Any]:
+    return [None]
+
+
+def refuse(inputs: list[Any]) -> list[Any]:
+    return [None] + [ValueError("not this")] * (len(inputs) - 1)
+
+
+def fail(inputs: list[Any]) -> list[Any]:
+    raise RuntimeError("one at a time")
+
+
+@pytest.mark.parametrize("flaw", [refuse, fail, shorten])
+def test_a_version_that_only_a_full_batch_shows_to_be_wrong_keeps_no_replica_from_starting(
+    store: Store,
+    publish: Callable[..., Stored],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flaw: Callable[[list[Any]], list[Any]],
+):
+    predict = Model.predict
+
+    def flawed(self: Model, inputs: list[Any]) -> list[Any]:
+        wrong = len(inputs) > 1 and self.description.labels[0].startswith("v2 ")
+        return flaw(inputs) if wrong else predict(self, inputs)
+
+    monkeypatch.setattr(Model, "predict", flawed)
+    told = publish(1)
+    with following(store, tmp_path / "first", told) as endpoint:
+        publish(2)
+        assert eventually(lambda: figure(endpoint, REFUSED) == 1, 5)
+        assert served(endpoint) == 1
+    with following(store, tmp_path / "second", told) as endpoint:
+        assert served(endpoint) == 1
+        publish(3)
+        assert eventually(lambda: served(endpoint) == 3, 5)
+
+
 def test_a_replica_on_a_node_without_models_waits_for_the_watcher(
     store: Store, publish: Callable[..., Stored], tmp_path: Path
 ):
     store = replace(store, patience_s=0.5)
     elsewhere = Stored("classifier", str(tmp_path / "elsewhere"), 1, "run-1", "0" * 64)
     with pytest.raises(ValueError, match="no model of classifier has come from the registry within"):
-        Follower(store, [elsewhere], 0.2).load()
+        Follower(store, [elsewhere], Options(poll_s=0.2)).load()
     damaged = publish(1, flip)
     with pytest.raises(ValueError, match="no model of classifier"):
-        Follower(store, [elsewhere], 0.2).load()
+        Follower(store, [elsewhere], Options(poll_s=0.2)).load()
     assert not Path(damaged.folder).exists(), "so that the watcher fetches it anew"
     publish(1)
-    (loaded,) = Follower(store, [elsewhere], 0.2).load()
+    (loaded,) = Follower(store, [elsewhere], Options(poll_s=0.2)).load()
     assert loaded.version == 1
 
 
@@ -221,5 +262,5 @@ def test_the_name_of_the_own_folder_of_a_task_stays_with_the_replica(
     given = replace(publish(1), task="somewhere")
     asked: list[Stored] = []
     monkeypatch.setattr("services.follower.models.load", asked.append)
-    Follower(store, [given], 0.2).load()
+    Follower(store, [given], Options(poll_s=0.2)).load()
     assert [one.task for one in asked] == ["somewhere"]
