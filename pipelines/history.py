@@ -93,16 +93,19 @@ class Keeper:
 
 
 def jobs(name: str = "") -> list[Kept]:
-    """Lists the jobs that MLflow remembers, the newest first; those of one name if given."""
+    """Lists the jobs that MLflow remembers, the newest first; those of one name if given.
+
+    Raises ValueError with a sentence when MLflow refuses or is away.
+    """
     import mlflow
 
-    mlflow.set_tracking_uri(tracking.uri())
-    client = mlflow.MlflowClient()
-    places = [found.experiment_id for found in client.search_experiments()]
-    which = f"tags.`{TAG}` = '{name}'" if name else f"tags.`{TAG}` != ''"
-    found = (
-        client.search_runs(places, which, order_by=["attributes.start_time DESC"], max_results=200) if places else []
-    )
+    with tracking.asked():
+        mlflow.set_tracking_uri(tracking.uri())
+        client = mlflow.MlflowClient()
+        places = [found.experiment_id for found in client.search_experiments()]
+        which = f"tags.`{TAG}` = '{name}'" if name else f"tags.`{TAG}` != ''"
+        order = ["attributes.start_time DESC"]
+        found = client.search_runs(places, which, order_by=order, max_results=200) if places else []
     return [_kept(run) for run in found]
 
 

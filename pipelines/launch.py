@@ -3,13 +3,14 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines import journal, tracking
+from pipelines import journal, journaling, tracking
 from pipelines.runs import Run
 from pipelines.settings import Launch
 from pipelines.stopping import Stopped
@@ -28,6 +29,10 @@ SETTINGS = {
 program's usual priority, and none that are started before it is known what for, one for each processor."""
 SHORT_WAIT_SECONDS = "8"
 """How long an elastic run waits for the room that Ray counted on, before it counts again."""
+ANSWER_SECONDS = 5.0
+"""How long the cluster at RAY_ADDRESS may take to accept a connection."""
+TRIES = "RAY_gcs_server_port_wait_time_s"
+"""How often Ray asks, for most of a minute each time, whether what accepts connections is a cluster: 20 times."""
 
 
 def keep_private() -> None:
@@ -47,10 +52,10 @@ def start_ray(
 ) -> str:
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine, if neither was done before.
 
-    Raises ValueError when the cluster lacks the workers' processors or GPUs, unless the launch waits for them; then
-    `say` gets what it waits for. A submitted job looks for room in its turn (turns.py), for which it waits anyway. A
-    cluster started here gets room for the workers, and at least for `cores` (0: this machine's). Returns the
-    dashboard's host and port, empty where there is none.
+    Raises ValueError when no cluster answers there, or it lacks the workers' processors or GPUs, unless the launch
+    waits for them; then `say` gets what it waits for. A submitted job looks for room in its turn (turns.py), for which
+    it waits anyway. A cluster started here gets room for the workers, and at least for `cores` (0: this machine's).
+    Returns the dashboard's host and port, empty where there is none.
     """
     import ray
 
@@ -65,12 +70,35 @@ def start_ray(
             keep_private()
             cores, grows = cores or os.cpu_count() or 1, False
             where = {"address": "local", "num_cpus": max(cores, launch.most) + 1, "include_dashboard": dashboard}
-        context = ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-        page = context.dashboard_url or ""
+        page = _init(where).dashboard_url or ""
     if not turns.is_queued():
         capacity.find(launch, grows, say)
     tracking.check_reach(len(capacity.machines()))
     return page
+
+
+def _init(where: dict[str, Any]) -> Any:
+    """Starts a cluster, or joins the one at RAY_ADDRESS. Raises ValueError when none answers there."""
+    import ray
+
+    address = "" if where else os.environ["RAY_ADDRESS"]
+    try:
+        if address:
+            _knock(address)
+            os.environ.setdefault(TRIES, "1")
+        return ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except OSError as problem:
+        if not address:
+            raise
+        ways = "name one that runs, or unset RAY_ADDRESS to train on this machine alone"
+        raise ValueError(f"no cluster answers at RAY_ADDRESS={address} ({problem}); {ways}") from problem
+
+
+def _knock(address: str) -> None:
+    """Raises OSError, sooner than Ray does, when nothing listens at a host and port."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
 
 
 @contextmanager
@@ -154,10 +182,18 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) 
     except (SystemExit, KeyboardInterrupt) as ended:  # Ray's own answer to an interrupt, which let the workers save
         raise _stopped(since) or KeyboardInterrupt from ended
     except TrainingFailedError as problem:
-        for folder, start in since.items():
-            if (sentence := _refusal(Path(folder), start)) is not None:
-                raise ValueError(sentence) from problem
-        raise getattr(problem, "controller_failure", problem) from problem
+        raise _failure(problem, since) from problem
+
+
+def _failure(problem: Any, since: dict[str, int]) -> Exception:
+    """Says what ended a training: a run's own sentence, or what Ray's controller met."""
+    for folder, start in since.items():
+        if (sentence := _refusal(Path(folder), start)) is not None:
+            return ValueError(sentence)
+    failure = getattr(problem, "controller_failure", problem)
+    if isinstance(failure, OSError) and failure.errno in journaling.FULL:
+        return ValueError(journaling.full(Path(next(iter(since))), failure))
+    return failure
 
 
 @contextmanager

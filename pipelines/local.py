@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines import loop
-from pipelines.journal import Journal
+from pipelines import journaling, loop, memory
 from pipelines.place import Place
 from pipelines.runs import Run
 from pipelines.saving import Keeping
@@ -27,18 +26,14 @@ def train(runs: list[Run], launch: Launch) -> None:
         dist.init_process_group("nccl" if launch.gpu else "gloo")
     for number, run in enumerate(runs):
         folder = _agree(run.folder, number, rank, world)
-        journal = Journal(folder)
-        try:
-            place = Place(rank, world, device, threads)
-            keeping = Keeping(launch.keep, launch.storage, launch.resume_anyway)
-            with Notice() as stop:
-                saving: dict[str, Any] = {"checkpoint_steps": launch.checkpoint_steps, "keeping": keeping}
+        place = Place(rank, world, device, threads)
+        keeping = Keeping(launch.keep, launch.storage, launch.resume_anyway)
+        saving: dict[str, Any] = {"checkpoint_steps": launch.checkpoint_steps, "keeping": keeping}
+        with journaling.opened(folder) as journal, journaling.noted(journal, rank), Notice() as stop:
+            try:
                 loop.run(run.task, run.config, folder, place, journal.append, stop=stop, **saving)
-        except ValueError as problem:
-            journal.append({"event": "error", "rank": rank, "sentence": str(problem)})
-            raise
-        finally:
-            journal.close()
+            except memory.Exhausted as problem:
+                raise ValueError(f"{problem}; `--resume {folder}` resumes it") from problem
     if world > 1:
         dist.destroy_process_group()
 

@@ -143,7 +143,7 @@ class Saver:
         Every rank calls this and gets the same; the other ranks need not see rank 0's disk. Dicts of the state whose
         path, such as `average/weights`, is in `apart` are empty on all but rank 0, where they lie in the mapped file
         until they are read. Returns None when there is none, or the state and a sentence for each one passed over.
-        Raises ValueError when none is whole.
+        Raises ValueError when none is whole, or none is left of those that the journal tells of.
         """
         self.wait()
         found: tuple[dict[str, Any], list[str]] | None = None
@@ -155,6 +155,8 @@ class Saver:
                 found = checkpoint.latest(self.folder)
                 if found and found[1]:
                     checkpoint.set_aside(self.folder)
+                if found is None and not self.keeping.anyway:
+                    self._check_none_lost()
             except ValueError as problem:
                 refusal = str(problem)
         own = checkpoint.take_out(found[0] if found else {}, apart)
@@ -169,6 +171,21 @@ class Saver:
         state, problems = answer["found"]
         checkpoint.put_back(state, own)
         return state, problems
+
+    def _check_none_lost(self) -> None:
+        """Raises ValueError when a checkpoint was written, or resumed from, since the run last went back by itself."""
+        written = False
+        for event in journal.Reader(self.folder.parent).new_events():
+            if event["event"] == "guard" and event["rung"] == "roll back":
+                written = False  # what came later was deleted, and what came before may have been
+            elif event["event"] == "resume" or (event["event"] == "checkpoint" and "problem" not in event):
+                written = True
+        if written:
+            also = f", nor can one be had from {self.keeping.storage}" if self.keeping.storage else ""
+            raise ValueError(
+                f"the run in {str(self.folder.parent)!r} has written checkpoints, and none is left there{also}; bring "
+                "them back, start a new run, or add --resume-anyway to begin this one anew"
+            )
 
     def forget_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, so that a run that goes back on purpose never resumes from them."""

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -26,6 +26,10 @@ ONE_MACHINE = ("sqlite", "file", "")
 """Schemes of tracking stores that only processes of one machine can share."""
 CLIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """MLflow's own retries are off where a recorder retries, which it can do without sending a point twice."""
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+"""MLflow's patience, in tries after the first and in seconds, where a person waits for the answer."""
+RAISERS = ("mlflow", "requests", "urllib3", "sqlalchemy")
+"""Packages whose errors say that the store refuses or is away."""
 
 
 def uri() -> str:
@@ -50,7 +54,8 @@ def check_reach(machine_count: int) -> None:
 
 def explain(problem: Exception) -> tuple[str, bool]:
     """Puts what MLflow raised in a sentence, and says whether it may pass by itself, as an outage does."""
-    where, said = _place(), " ".join(str(problem).split())[:160]
+    where = _place()
+    said = " ".join(str(problem).replace(uri(), where).split())[:160]
     if isinstance(problem, ValueError | AssertionError | LookupError | TypeError | AttributeError):
         return said or type(problem).__name__, False
     status = getattr(problem, "get_http_status_code", lambda: 500)()
@@ -60,6 +65,19 @@ def explain(problem: Exception) -> tuple[str, bool]:
     if 400 <= status < 500 and status not in (408, 409, 429):
         return f"MLflow at {where} refuses: {said}", False
     return f"MLflow at {where} does not answer ({type(problem).__name__}: {said})", True
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[None]:
+    """Asks the store for a person: what it raises becomes a ValueError with a sentence, after seconds."""
+    for name, value in IMPATIENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] not in RAISERS:
+            raise
+        raise ValueError(explain(problem)[0]) from problem
 
 
 def _place() -> str:

@@ -62,6 +62,8 @@ class Tuning:
     words: dict[str, str]
     """The search space."""
     folder: Path
+    anyway: bool = False
+    """Whether to go on though code or data have changed."""
 
     @property
     def space(self) -> spaces.Space:
@@ -116,6 +118,22 @@ def reopen(folder: Path) -> Tuning:
     return Tuning(about["word"], task, config, launch, search, about["words"], folder.resolve())
 
 
+def settle(tuning: Tuning, code: str, data: str) -> None:
+    """Keeps the digests of what the trials are computed by and from, or compares them with those kept.
+
+    Raises ValueError when they differ, unless the search goes on anyway: trials before and after would not compare.
+    """
+    path, now = tuning.folder / ABOUT, {"code": code, "data": data}
+    about = json.loads(path.read_text(encoding="utf-8"))
+    others = [f"by other {name}" for name, digest in now.items() if about.get(name, digest) != digest]
+    if others and not tuning.anyway:
+        raise ValueError(
+            f"trials of the search in {str(tuning.folder)!r} were judged {' and '.join(others)}, so that later ones do "
+            "not compare; bring back what it began with, start a new search, or add --resume-anyway"
+        )
+    sealed.put(path, json.dumps({**about, **now}, indent=2) + "\n")
+
+
 def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
@@ -141,13 +159,17 @@ def known(folder: Path) -> dict[int, Trial]:
 def best(folder: Path) -> Trial:
     """Picks the trial with the best validation metric among those that were not stopped early.
 
-    Raises ValueError when every trial failed, with the first one's sentence.
+    Raises ValueError when none came to its end, with the sentence of the first that failed.
     """
     tried = known(folder)
     ended = [trial for trial in tried.values() if trial.state == "finished"]
     if not ended:
-        said = [event["sentence"] for n in sorted(tried) for event in events(place(folder, n)) if "sentence" in event]
-        raise ValueError(f"no trial of {len(tried)} came to its end; {said[0] if said else 'all were stopped'}")
+        failed = sorted(number for number, trial in tried.items() if trial.state == "failed")
+        said = [
+            event["sentence"] for number in failed for event in events(place(folder, number)) if "sentence" in event
+        ]
+        why = said[0] if said else "processes of trials were lost" if failed else "all were stopped"
+        raise ValueError(f"no trial of {len(tried)} came to its end; {why}")
     return max(ended, key=lambda trial: (trial.value, -trial.number))
 
 

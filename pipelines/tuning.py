@@ -4,6 +4,7 @@ What is asked and what came of it is in the search's journal, and each trial is 
 checkpoints: a search that was killed goes on from these, and runs no trial again that had come to its end.
 """
 
+import contextlib
 import os
 import shutil
 import warnings
@@ -17,11 +18,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from pipelines import launch, spaces, trials
+from pipelines import capacity, journaling, launch, spaces, trials
 from pipelines.examples import Data
-from pipelines.journal import Journal, Reader
+from pipelines.journal import Journal, Reader, note
 from pipelines.runs import Run
-from pipelines.settings import Launch, Settings
+from pipelines.settings import Settings
 from pipelines.trials import Trial, Tuning
 
 SETTINGS = {
@@ -41,21 +42,25 @@ def search(tuning: Tuning, say: Callable[[str], None]) -> Trial:
 
     say: gets a sentence as each trial ends. Raises ValueError when none came to its end.
     """
-    start(tuning)
-    journal = Journal(tuning.folder)
+    start(tuning, say)
     try:
-        _fit(tuning, Proposer(tuning, journal, say))
+        with journaling.opened(tuning.folder) as journal:
+            _fit(tuning, Proposer(tuning, journal, say))
     finally:
-        journal.close()
         shutil.rmtree(tuning.folder / "ray", ignore_errors=True)
     return trials.best(tuning.folder)
 
 
-def start(tuning: Tuning) -> None:
-    """Joins or starts the cluster that trials run on, unless that was done. Raises ValueError when it has no room."""
+def start(tuning: Tuning, say: Callable[[str], None]) -> None:
+    """Joins or starts the cluster that trials run on, unless that was done.
+
+    say: gets what is waited for. Raises ValueError when the cluster has no room for the workers that train the best
+    out, or a machine of it does not see the search's folder.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    launch.start_ray(Launch(workers=1, gpu=tuning.launch.gpu))
+    launch.start_ray(tuning.launch, say=lambda sentence: say(sentence) if sentence else None)
+    capacity.check_folders([tuning.folder])
 
 
 def _fit(tuning: Tuning, proposer: "Proposer") -> None:
@@ -136,8 +141,8 @@ class Proposer(Searcher):
         if earlier is None:
             self._journal.append({"event": "trial", "number": number, "values": trial.values})
         self._open[trial_id] = trial, asked
-        done = trial.state in trials.DONE
-        return {"folder": str(self._tuning.folder), "number": number, "values": trial.values, "done": done}
+        asks = {"done": trial.state in trials.DONE, "anyway": self._tuning.anyway}
+        return {"folder": str(self._tuning.folder), "number": number, "values": trial.values, **asks}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tells Optuna how a trial goes."""
@@ -196,36 +201,44 @@ def distribution(dimension: spaces.Dimension) -> Any:
 
 
 def _try(asked: dict[str, Any]) -> None:
-    """Runs in a trial's process: says the epochs that the trial has, and takes those it lacks."""
+    """Runs in a trial's process; what is refused is not tried again, and why a trial failed is in its journal."""
+    tuning, number = trials.reopen(Path(asked["folder"])), asked["number"]
+    try:
+        _train(trials.start(tuning, number, asked["values"]), tuning, asked)
+    except Exception as problem:
+        refused = isinstance(problem, ValueError)
+        sentence = str(problem) if refused else f"{type(problem).__name__}: {problem}"
+        with contextlib.suppress(OSError):  # of a full disk
+            note(trials.place(tuning.folder, number), {"event": "error", "rank": 0, "sentence": sentence})
+        if not refused:
+            raise
+        tune.report({tuning.task.train.PRIMARY: float("-inf"), "epoch": tuning.search.max_epochs, "failed": True})
+
+
+def _train(run: Run, tuning: Tuning, asked: dict[str, Any]) -> None:
+    """Says the epochs that a trial has, and takes those it lacks."""
     from pipelines import loop
     from pipelines.place import Place
+    from pipelines.saving import Keeping
 
-    tuning = trials.reopen(Path(asked["folder"]))
-    run = trials.start(tuning, asked["number"], asked["values"])
     told = 0
     for event in list(Reader(run.folder).new_events()):
         if event["event"] == "epoch" and event["epoch"] >= told:
             told = _tell(event, tuning)
     if asked["done"]:
         return
-    journal = Journal(run.folder)
+    with journaling.opened(run.folder) as journal:
 
-    def emit(event: dict[str, Any]) -> None:
-        nonlocal told
-        journal.append(event)
-        if event["event"] == "epoch" and event["epoch"] >= told:
-            told = _tell(event, tuning)
+        def emit(event: dict[str, Any]) -> None:
+            nonlocal told
+            journal.append(event)
+            if event["event"] == "epoch" and event["epoch"] >= told:
+                told = _tell(event, tuning)
 
-    try:
         place = Place(device="cuda" if tuning.launch.gpu else "cpu", threads=tuning.launch.threads or 1)
-        loop.run(run.task, run.config, run.folder, place, emit, _data(run), test=False)
+        keeping = Keeping(anyway=asked["anyway"])
+        loop.run(run.task, run.config, run.folder, place, emit, _data(run), keeping=keeping, test=False)
         journal.append({"event": "ended"})
-    except ValueError as problem:
-        journal.append({"event": "error", "rank": 0, "sentence": str(problem)})
-        worst = {tuning.task.train.PRIMARY: float("-inf"), "epoch": tuning.search.max_epochs, "failed": True}
-        tune.report(worst)
-    finally:
-        journal.close()
 
 
 def _tell(event: dict[str, Any], tuning: Tuning) -> int:

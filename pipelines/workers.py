@@ -56,27 +56,23 @@ def _place(settings: dict[str, Any]) -> Any:
 
 
 def _train(run: Run, place: Any, settings: dict[str, Any]) -> None:
-    from pipelines import ledger, loop, notices
-    from pipelines.journal import Journal
+    from pipelines import journaling, ledger, loop, notices
     from pipelines.saving import Keeping
 
-    journal, pulse = Journal(run.folder), Pulse(run)
-
-    def emit(event: Event) -> None:
-        journal.append(event)
-        pulse.beat(event)
-
-    if place.rank == 0:
-        journal.append({"event": "workers", "count": place.world, "threads": place.threads})
-    data, keeping = ledger.kept(run, place), Keeping(*settings["keeping"])
+    pulse = Pulse(run)
     try:
-        saving: dict[str, Any] = {"checkpoint_steps": settings["save"], "keeping": keeping}
-        loop.run(run.task, run.config, run.folder, place, emit, data, stop=notices.pending, **saving)
-    except ValueError as problem:
-        journal.append({"event": "error", "rank": place.rank, "sentence": str(problem)})
-        raise
+        with journaling.opened(run.folder) as journal, journaling.noted(journal, place.rank):
+
+            def emit(event: Event) -> None:
+                journal.append(event)
+                pulse.beat(event)
+
+            if place.rank == 0:
+                journal.append({"event": "workers", "count": place.world, "threads": place.threads})
+            data, keeping = ledger.kept(run, place), Keeping(*settings["keeping"])
+            saving: dict[str, Any] = {"checkpoint_steps": settings["save"], "keeping": keeping}
+            loop.run(run.task, run.config, run.folder, place, emit, data, stop=notices.pending, **saving)
     finally:
-        journal.close()
         pulse.stop()
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from eagerly import steps, table, usage
 from eagerly.usage import Verb
-from pipelines import tasks
+from pipelines import tasks, tracking
 
 if TYPE_CHECKING:
     from pipelines.registry import Version
@@ -31,7 +31,12 @@ The registry is at MLFLOW_TRACKING_URI, by default mlflow.db in the working fold
 
 
 def main(words: list[str]) -> int:
-    """Runs `eagerly models ...`. Raises ValueError for a call that is not as VERBS says."""
+    """Runs `eagerly models ...`. Raises ValueError for a call that is not as VERBS says, or a store that is away."""
+    with tracking.asked():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     match words:
         case ["list"]:
             _list(None)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from eagerly.cli import main
+from pipelines import tasks, trials
+from pipelines.settings import Launch
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +20,15 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["record", "nowhere"], "'nowhere' holds no run: there is no run.json in it"),
         (["record", "--all"], "unknown flag '--all'; `eagerly record` takes folders of runs alone"),
         (["tune", "--resume", "nowhere"], "'nowhere' holds no search: there is no tune.json in it"),
+        (["tune", "sentiment", "--resume", "nowhere"], "'nowhere' holds no search: there is no tune.json in it"),
+        (
+            ["tune", "--resume", "nowhere", "--trials", "60", "--parall", "4"],
+            "a search that is resumed goes on as it was begun: unrecognized options: --trials",
+        ),
+        (
+            ["tune", "sentiment", "--lr", "1", "--resume", "nowhere"],
+            "a search that is resumed goes on as it was begun: unrecognized options: --lr",
+        ),
         (["tune", "--trials"], "`eagerly tune` needs a task, or --resume with the folder of a search"),
         (["tune", "classifier", "--trials", "0"], "--trials is 0; the least allowed is 1"),
         (["tune", "classifier", "--gpu-share", "2"], "--gpu-share is 2.0; it must be above 0 and at most 1"),
@@ -31,6 +42,13 @@ def test_what_cannot_be_is_one_sentence(words: list[str], sentence: str, capsys:
     shown = capsys.readouterr().err
     assert shown.startswith(f"eagerly: {sentence}") and shown.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_a_search_is_not_resumed_as_another_task_s(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tasks.find("sentiment").config.Config()
+    trials.create("sentiment", config, Launch(run_dir="searched"), trials.Search())
+    assert main(["tune", "classifier", "--resume", "searched"]) == 2
+    assert capsys.readouterr().err == "eagerly: 'searched' is a search of sentiment, not of classifier\n"
 
 
 @pytest.mark.parametrize("verb", ["record", "tune"])

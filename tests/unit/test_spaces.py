@@ -1,13 +1,14 @@
 """A search space is read from words, and refused with a sentence that says what is allowed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import training
 
 from pipelines import loop, spaces, tasks, trials
-from pipelines.journal import Journal
+from pipelines.journal import Journal, note
 from pipelines.place import Place
 from pipelines.settings import Launch
 from pipelines.spaces import Dimension
@@ -96,14 +97,39 @@ def test_the_best_is_the_best_of_the_trials_that_came_to_their_end(tmp_path: Pat
     assert trials.best(tmp_path).values == {"lr": 2}
 
 
-def test_a_search_of_which_every_trial_failed_says_why(tmp_path: Path) -> None:
-    journal, trial = Journal(tmp_path), Journal(trials.place(tmp_path, 0))
-    journal.append({"event": "trial", "number": 0, "values": {"lr": 9.0}})
-    trial.append({"event": "error", "sentence": "the loss is nan at step 3"})
-    for one in (journal, trial):
-        one.close()
-    with pytest.raises(ValueError, match="no trial of 1 came to its end; the loss is nan at step 3"):
+@pytest.mark.parametrize(
+    ("states", "why"),
+    [
+        (("failed", "failed"), "the loss is nan at step 3"),
+        (("stopped", "failed"), "KeyError: 'label'"),
+        (("stopped", "stopped"), "all were stopped"),
+        (("failed",), "the loss is nan at step 3"),
+    ],
+)
+def test_a_search_of_which_no_trial_came_to_its_end_says_why(tmp_path: Path, states: tuple[str, ...], why: str) -> None:
+    journal = Journal(tmp_path)
+    for number, (state, sentence) in enumerate(
+        zip(states, ("the loss is nan at step 3", "KeyError: 'label'"), strict=False)
+    ):
+        note(trials.place(tmp_path, number), {"event": "error", "sentence": sentence})
+        journal.append({"event": "trial", "number": number, "values": {"lr": 9.0}})
+        journal.append({"event": "done", "number": number, "state": state, "value": 0.0, "epochs": 0})
+    journal.close()
+    with pytest.raises(ValueError, match=f"no trial of {len(states)} came to its end; {why}"):
         trials.best(tmp_path)
+
+
+def test_a_search_goes_on_with_other_code_or_data_only_if_asked_to(tmp_path: Path) -> None:
+    config = tasks.find("classifier").config.Config()
+    made = trials.create("classifier", config, Launch(run_dir=str(tmp_path / "tune")), trials.Search())
+    trials.settle(made, "code", "data")
+    trials.settle(trials.reopen(made.folder), "code", "data")
+    with pytest.raises(ValueError, match=r"tune' were judged by other code, .* new search, or add --resume-anyway"):
+        trials.settle(made, "changed", "data")
+    with pytest.raises(ValueError, match="were judged by other code and by other data"):
+        trials.settle(made, "changed", "changed")
+    trials.settle(replace(made, anyway=True), "changed", "data")
+    trials.settle(made, "changed", "data")
 
 
 def test_a_folder_without_a_search_is_a_sentence(tmp_path: Path) -> None:
