@@ -12,7 +12,7 @@ from benchmarks.collector import collecting
 from benchmarks.load import Figures, Load, run
 from benchmarks.registry_server import Registry
 from eagerly.commands.serve import Serve, serving
-from pipelines import artifact, reference
+from pipelines import artifact, cluster, reference
 from pipelines.classifier.model import Model
 from services import tokens
 from services.models import Stored
@@ -51,6 +51,7 @@ def endpoint(stored: Stored, folder: Path, features: Collection[str] = FEATURES,
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         handed_over = None if "follower" in features else [stored]
         if handed_over is None:
+            os.environ.update(cluster.private(os.environ)[0])  # Ray keeps the first token of a process, and its place
             stack.enter_context(_registered(stored, folder / "home"))
         ways: dict[str, dict[str, Any]] = {
             "tokens": {"tokens": listed},

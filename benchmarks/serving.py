@@ -129,8 +129,10 @@ def _floor(*words: str) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "benchmarks.floor", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}", process.pid
-        process.kill()
+        try:
+            yield f"127.0.0.1:{process.stdout.readline().strip()}", process.pid
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
