@@ -66,11 +66,9 @@ class AsyncClient:
 
     async def healthy(self, service: str = "") -> bool:
         """Asks grpc.health.v1 whether a service serves; as Client.healthy."""
-        # the request's and the reply's bytes are written out, as in eagerly.client
-        name = service.encode()
-        check: Any = self._channels[0].unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = self._channels[0].unary_unary(contract.HEALTH)
         try:
-            return await check(b"\x0a" + bytes([len(name)]) + name, timeout=self._timeout_s) == b"\x08\x01"
+            return await check(contract.health_request(service), timeout=self._timeout_s) == contract.SERVING
         except grpc.RpcError as error:
             raise contract.call_error(error) from None
 

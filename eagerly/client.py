@@ -92,12 +92,9 @@ class Client:
 
         Raises CallError when there is no such service or no answer.
         """
-        # HealthCheckRequest{string service = 1} and HealthCheckResponse{ServingStatus status = 1; SERVING = 1},
-        # written out because their package is not among the client's dependencies.
-        name = service.encode()
-        check = self._channels[0].unary_unary("/grpc.health.v1.Health/Check")
+        check = self._channels[0].unary_unary(contract.HEALTH)
         try:
-            return check(b"\x0a" + bytes([len(name)]) + name, timeout=self._timeout_s) == b"\x08\x01"
+            return check(contract.health_request(service), timeout=self._timeout_s) == contract.SERVING
         except grpc.RpcError as error:
             raise contract.call_error(error) from None
 

@@ -13,6 +13,9 @@ CLASSIFY = "eagerly.v1.Classifier/Classify"
 ANALYZE = "eagerly.v1.Sentiment/Analyze"
 RECOMMEND = "eagerly.v1.Recommender/Recommend"
 """The RPCs, as traces name them."""
+HEALTH, SERVING = "/grpc.health.v1.Health/Check", b"\x08\x01"
+"""The RPC of health, and the reply HealthCheckResponse{ServingStatus status = 1; SERVING = 1}, written out because they
+are in a package that is not among the client's dependencies."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -122,6 +125,12 @@ class Query:
     user_id: str = ""
     item_ids: tuple[str, ...] = ()
     k: int = 10
+
+
+def health_request(service: str) -> bytes:
+    """Writes HealthCheckRequest{string service = 1} for a name of less than 128 bytes."""
+    name = service.encode()
+    return b"\x0a" + bytes([len(name)]) + name
 
 
 def classify_request(
