@@ -209,8 +209,8 @@ class Batcher:
         try:
             return self._queue.get_nowait()
         except Empty:
-            deadline = min((call.deadline for call in batch.calls), default=0.0)
-            patience_s = self._gathering.patience_s(len(batch.calls), deadline)
+            deadlines = (call.deadline for call in batch.calls)
+            patience_s = self._gathering.patience_s(len(batch.calls), deadlines)
             if not patience_s or batch.size >= self._max_batch:
                 raise
             return self._queue.get(timeout=patience_s)

@@ -6,6 +6,7 @@ are back answers more of them; where they do not, it only wastes time. So both a
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.inline import Crowd
@@ -65,17 +66,18 @@ class Gathering:
         """Notes that the first call of a batch is there."""
         self._began = time.monotonic()
 
-    def patience_s(self, call_count: int, deadline: float) -> float:
+    def patience_s(self, call_count: int, deadlines: Iterable[float]) -> float:
         """Says how long to wait for one more call beside so many; 0 when the batch is to be computed now.
 
-        deadline: when the first of the callers gives up, on the clock of time.monotonic().
+        deadlines: when the callers give up, on the clock of time.monotonic(); read only where it might wait.
         """
         longest_s = min(MOST_S, SHARE * self._compute_s)
         if not self._waits or longest_s < LEAST_S or self._crowd.is_here(call_count):
             return 0.0
         now = time.monotonic()
         left_s = self._began + longest_s - now
-        return left_s if left_s > 0 and now + left_s + 2 * self._compute_s < deadline else 0.0
+        is_early = now + left_s + 2 * self._compute_s < min(deadlines, default=0.0)
+        return left_s if left_s > 0 and is_early else 0.0
 
     def computed(self, call_count: int, size: int, compute_s: float) -> None:
         """Notes a batch that is done: calls, items and the seconds of its computation."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from services import paths
 from services.models import Loaded
 from services.options import Options
 
@@ -23,9 +22,9 @@ def check(name: str, answers: list[Any]) -> None:
 
 def try_out(loaded: Loaded, options: Options) -> None:
     """Asks a model that has no thread yet; raises ValueError when it refuses its examples, and what it raises."""
-    run, full = paths.Runner(loaded.model), full_batch(loaded.model, options)
+    full = full_batch(loaded.model, options)
     for inputs in (full[:1], full):
-        answers = run(inputs)
+        answers = loaded.model.predict(inputs)
         if len(answers) != len(inputs):
             raise ValueError(f"the model of {loaded.name} gives {len(answers)} predictions of {len(inputs)} examples")
         check(loaded.name, answers)

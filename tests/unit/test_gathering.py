@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -45,8 +45,8 @@ def play(
         size = 0
         while arrivals:
             left_s = max(0.0, arrivals[0] - clock.now)
-            if left_s > own.patience_s(size, float("inf")):
-                clock.now += own.patience_s(size, float("inf"))
+            if left_s > own.patience_s(size, [float("inf")]):
+                clock.now += own.patience_s(size, [float("inf")])
                 break
             clock.now += left_s
             heapq.heappop(arrivals)
@@ -85,8 +85,8 @@ def test_a_lone_caller_hardly_ever_waits(monkeypatch: pytest.MonkeyPatch):
     waits = []
     asked = Gathering.patience_s
 
-    def patience_s(own: Gathering, call_count: int, deadline: float) -> float:
-        waits.append(asked(own, call_count, deadline))
+    def patience_s(own: Gathering, call_count: int, deadlines: Iterable[float]) -> float:
+        waits.append(asked(own, call_count, deadlines))
         return waits[-1]
 
     monkeypatch.setattr(Gathering, "patience_s", patience_s)
@@ -100,10 +100,10 @@ def test_callers_who_become_few_are_no_longer_waited_for(monkeypatch: pytest.Mon
     for size, seconds in ((FEW, 0.02), (1, 0.02)):
         for _ in range(300):
             own.begins()
-            clock.now += own.patience_s(size, float("inf")) + seconds
+            clock.now += own.patience_s(size, [float("inf")]) + seconds
             own.computed(size, size, seconds)
     own.begins()
-    assert own.patience_s(1, float("inf")) == 0
+    assert own.patience_s(1, [float("inf")]) == 0
 
 
 def test_a_caller_in_a_hurry_is_not_made_to_wait(monkeypatch: pytest.MonkeyPatch):
@@ -114,8 +114,8 @@ def test_a_caller_in_a_hurry_is_not_made_to_wait(monkeypatch: pytest.MonkeyPatch
         clock.now += 0.02
         own.computed(1, 1, 0.02)
     own.begins()
-    assert own.patience_s(1, float("inf")) > 0
-    assert own.patience_s(1, clock.now + 0.03) == 0
+    assert own.patience_s(1, [float("inf")]) > 0
+    assert own.patience_s(1, [clock.now + 0.03]) == 0
 
 
 def test_the_models_thread_waits_for_callers_who_are_about_to_come():
