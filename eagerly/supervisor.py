@@ -109,9 +109,13 @@ class Supervisor:
             self.print(f"eagerly: {problem}")
             return 2
         driver = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
             env={"EAGERLY_JOB_SINCE": str(self.said["begun"]), **os.environ},  # one that is killed keeps its place
-        )  # fmt: skip
+        )
         assert driver.stdout is not None
         listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)
         listener.start()
