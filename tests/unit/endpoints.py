@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from services.follower import Follower
 from services.models import Loaded
 from services.options import Options
 from services.server import Server
@@ -56,6 +57,17 @@ def serving(models: list[Loaded], folder: Path, **options: Any) -> Iterator[Endp
     finally:
         endpoint.run(endpoint.server.drain())
         endpoint.close()
+
+
+@contextlib.contextmanager
+def followed(follower: Follower, folder: Path) -> Iterator[Endpoint]:
+    """A replica as services/endpoint.py makes it, without Ray."""
+    with serving(follower.load(), folder / "metrics") as endpoint:
+        endpoint.run(follower.follow(endpoint.server))
+        try:
+            yield endpoint
+        finally:
+            endpoint.run(follower.close())
 
 
 def loaded(name: str, model: Any) -> Loaded:

@@ -22,7 +22,7 @@ from services.seats import Told
 from services.store import Store
 
 IMAGE = Raw(bytes(28 * 28), (28, 28))
-Disk = tuple[threading.Event, list[int], Loader]
+Loading = tuple[endpoints.Endpoint, threading.Event, list[int]]
 LIMITS = Limits(max_slower=1000.0, least_calls=100)
 
 
@@ -45,12 +45,8 @@ def following(store: Store, folder: Path, given: Stored, load: Loader = models.l
     """A replica as endpoint.py makes it, without Ray."""
     store.publish(given)
     follower = Follower(store, [given], Options(poll_s=0.2), load)
-    with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
-        endpoint.run(follower.follow(endpoint.server))
-        try:
-            yield endpoint
-        finally:
-            endpoint.run(follower.close())
+    with endpoints.followed(follower, folder) as endpoint:
+        yield endpoint
 
 
 def plan(mode: str = "canary", share: float = 0.5, id: str = "one") -> Rollout:
@@ -102,9 +98,9 @@ def test_a_promotion_takes_the_warm_candidate(store: Store, put: Callable[[int],
         assert eventually(lambda: not has_candidate(endpoint))
 
 
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    """What opens a disk that has version 2 wait, the versions that were loaded from it, and what loads them."""
+@contextlib.contextmanager
+def loading(store: Store, put: Callable[[int], Stored], folder: Path) -> Iterator[Loading]:
+    """A replica of version 1 while it loads version 2 as a candidate, from a disk that waits until it is let go on."""
     gate, loaded = threading.Event(), []
 
     def load(stored: Stored) -> Loaded:
@@ -112,17 +108,19 @@ def disk() -> Iterator[Disk]:
         assert stored.version != 2 or gate.wait(60)
         return models.load(stored)
 
-    yield gate, loaded, load
-    gate.set()
+    try:
+        with following(store, folder, put(1), load) as endpoint:
+            seats.tell(store, "classifier", Told(plan(), put(2)))
+            assert eventually(lambda: 2 in loaded)
+            yield endpoint, gate, loaded
+    finally:
+        gate.set()
 
 
 def test_a_candidate_that_loads_slowly_delays_no_swap_which_ends_its_rollout(
-    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
 ):
-    gate, loaded, load = disk
-    with following(store, tmp_path, put(1), load) as endpoint:
-        seats.tell(store, "classifier", Told(plan(), put(2)))
-        assert eventually(lambda: 2 in loaded)
+    with loading(store, put, tmp_path) as (endpoint, gate, loaded):
         store.publish(put(3))
         assert eventually(lambda: served(endpoint, 1) == {"3"})
         gate.set()
@@ -134,12 +132,9 @@ def test_a_candidate_that_loads_slowly_delays_no_swap_which_ends_its_rollout(
 
 
 def test_a_candidate_that_is_promoted_while_it_loads_is_loaded_once(
-    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
 ):
-    gate, loaded, load = disk
-    with following(store, tmp_path, put(1), load) as endpoint:
-        seats.tell(store, "classifier", Told(plan(), put(2)))
-        assert eventually(lambda: 2 in loaded)
+    with loading(store, put, tmp_path) as (endpoint, gate, loaded):
         store.publish(put(2))
         time.sleep(1)
         assert served(endpoint) == {"1"}
@@ -150,12 +145,9 @@ def test_a_candidate_that_is_promoted_while_it_loads_is_loaded_once(
 
 
 def test_a_rollout_that_ends_while_its_candidate_loads_is_forgotten_and_the_next_begins(
-    store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk
+    store: Store, put: Callable[[int], Stored], tmp_path: Path
 ):
-    gate, loaded, load = disk
-    with following(store, tmp_path, put(1), load) as endpoint:
-        seats.tell(store, "classifier", Told(plan(), put(2)))
-        assert eventually(lambda: 2 in loaded)
+    with loading(store, put, tmp_path) as (endpoint, gate, loaded):
         seats.tell(store, "classifier", None)
         time.sleep(1)
         gate.set()
@@ -166,11 +158,9 @@ def test_a_rollout_that_ends_while_its_candidate_loads_is_forgotten_and_the_next
         assert loaded == [1, 2, 2]
 
 
-def test_a_replica_ends_while_a_candidate_loads(store: Store, put: Callable[[int], Stored], tmp_path: Path, disk: Disk):
-    _, loaded, load = disk
-    with following(store, tmp_path, put(1), load):
-        seats.tell(store, "classifier", Told(plan(), put(2)))
-        assert eventually(lambda: 2 in loaded)
+def test_a_replica_ends_while_a_candidate_loads(store: Store, put: Callable[[int], Stored], tmp_path: Path):
+    with loading(store, put, tmp_path):
+        pass
     assert "model-classifier" not in [thread.name for thread in threading.enumerate()]
 
 

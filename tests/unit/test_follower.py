@@ -51,12 +51,8 @@ def flip(folder: Path) -> None:
 def following(store: Store, folder: Path, given: Stored) -> Iterator[endpoints.Endpoint]:
     """A replica as endpoint.py makes it, without Ray."""
     follower = Follower(store, [given], Options(poll_s=0.2))
-    with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
-        endpoint.run(follower.follow(endpoint.server))
-        try:
-            yield endpoint
-        finally:
-            endpoint.run(follower.close())
+    with endpoints.followed(follower, folder) as endpoint:
+        yield endpoint
 
 
 def served(endpoint: endpoints.Endpoint) -> int:

@@ -1,11 +1,9 @@
 """A disk that is full ends a run with the sentence that says so, also where its journal does not fit either."""
 
-import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import no_file_beyond
 from training import REGRESSION
 
 from pipelines import local, runs, tasks
@@ -15,17 +13,6 @@ from pipelines.settings import Launch
 
 ROOM_BYTES = 2_000_000
 WHERE = Launch(local=True, threads=1)
-
-
-@contextlib.contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Lets no file grow beyond some bytes, as a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def create(folder: Path, word: str, **flags: object) -> Run:

@@ -1,11 +1,11 @@
 """A journal is read while it is written, and survives a crash."""
 
 import math
-import resource
 import time
 from pathlib import Path
 
 import pytest
+from disks import no_file_beyond
 
 from pipelines import journal
 
@@ -68,11 +68,9 @@ def test_losses_that_are_not_numbers_come_back_as_they_were(tmp_path: Path) -> N
 
 
 def test_a_full_disk_loses_no_event_and_tears_no_line(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = journal.Journal(tmp_path)
     writer.append({"event": "first"})
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+    with no_file_beyond(60):
         for number in range(20):
             writer.append({"event": "steps", "number": number})
         assert (tmp_path / "journal.jsonl").stat().st_size <= 60
@@ -80,8 +78,6 @@ def test_a_full_disk_loses_no_event_and_tears_no_line(tmp_path: Path) -> None:
         full.append({"event": "long", "text": "x" * 100})
         with pytest.raises(OSError, match="File too large"):
             full.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     writer.append({"event": "last"})
     writer.close()
     numbers = [event.get("number") for event in journal.Reader(tmp_path).new_events()]

@@ -95,15 +95,21 @@ def test_a_champion_that_changed_while_the_gate_judged_stays(store: Any) -> None
     assert reason.startswith("not champion: version 2 became champion while it was judged")
 
 
-def test_a_registration_that_was_cut_short_in_the_gate_is_taken_up_again(store: Any) -> None:
-    _register(store, "cut", 0.1)
+def _cut_short(store: Any, name: str, metric: float) -> str:
+    """Registers a version for which nothing is decided, as the judge dies; returns its run."""
     run_id = _run()
 
     def dies(new: registry.Version, old: registry.Version) -> Verdict:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _register(store, "cut", 0.9, run_id=run_id, judge=dies)
+        _register(store, name, metric, run_id=run_id, judge=dies)
+    return run_id
+
+
+def test_a_registration_that_was_cut_short_in_the_gate_is_taken_up_again(store: Any) -> None:
+    _register(store, "cut", 0.1)
+    run_id = _cut_short(store, "cut", 0.9)
     assert not registry.get("cut", 2).champion
     again, _ = _register(store, "cut", 0.9, run_id=run_id)
     assert (again.version, again.champion) == (2, True)
@@ -217,13 +223,7 @@ def _refuse(new: registry.Version, old: registry.Version) -> Verdict:
 
 def test_a_version_that_people_promoted_before_it_was_judged_is_not_held_against_itself(store: Any) -> None:
     _register(store, "itself", 0.1)
-    run_id = _run()
-
-    def dies(new: registry.Version, old: registry.Version) -> Verdict:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _register(store, "itself", 0.9, run_id=run_id, judge=dies)
+    run_id = _cut_short(store, "itself", 0.9)
     registry.promote("itself", 2)
     new, reason = _register(store, "itself", 0.9, run_id=run_id)
     assert new.champion and reason == "champion already when it was to be judged"

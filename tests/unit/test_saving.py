@@ -1,14 +1,13 @@
 """Checkpoints are written beside the training, wait for nobody, and a full disk loses nothing."""
 
 import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import training
+from disks import no_file_beyond
 
 from pipelines import checkpoint, sealed
 from pipelines.place import Place
@@ -23,17 +22,6 @@ ROOM_BYTES = 100_000
 def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Outcome:
     """A run without any checkpoint within its epochs."""
     return training.train(tmp_path_factory.mktemp("whole"), **DEFAULT)
-
-
-@contextlib.contextmanager
-def little_room() -> Iterator[None]:
-    """Lets no file grow beyond some bytes, as a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def digest(outcome: training.Outcome) -> str:
@@ -88,7 +76,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_training(
 
         def fill_up(event: dict[str, Any]) -> None:
             if event["event"] == "steps" and event["first"] + len(event["losses"]) == 3:
-                full.enter_context(little_room())
+                full.enter_context(no_file_beyond(ROOM_BYTES))
             if "problem" in event:
                 full.close()
 
@@ -106,7 +94,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_sentence_and_the_one_befo
 
         def fill_up(event: dict[str, Any]) -> None:
             if event["event"] == "checkpoint" and event["step"] == 9:
-                full.enter_context(little_room())
+                full.enter_context(no_file_beyond(ROOM_BYTES))
 
         with pytest.raises(ValueError, match=r"step 12 cannot be written .*; make room, then `--resume .*` goes on"):
             training.train(tmp_path, checkpoint_steps=3, hear=fill_up, **DEFAULT)

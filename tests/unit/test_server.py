@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,18 +211,24 @@ def test_calls_at_the_same_time_share_batches(tmp_path: Path):
     assert len(model.seen) - before <= 4
 
 
-def test_a_full_queue_is_resource_exhausted_with_a_time_to_retry(tmp_path: Path):
+@contextlib.contextmanager
+def held_up(folder: Path, texts: list[str], **options: Any) -> Iterator[tuple[grpc.Channel, endpoints.Gate, Any, Any]]:
+    """An endpoint whose model is held up by a call of these texts; gives channel, model, pool and that call."""
     model = endpoints.Gate()
-    options = {"max_waiting": 4, "max_items": 4}
     with (
-        endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path, **options) as running,
+        endpoints.serving([endpoints.loaded("sentiment", model)], folder, **options) as running,
         grpc.insecure_channel(running.address) as channel,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         model.computing.clear()
         model.open.clear()
-        held = pool.submit(analyze, channel, ["held"])
+        held = pool.submit(analyze, channel, texts)
         model.computing.wait(5)
+        yield channel, model, pool, held
+
+
+def test_a_full_queue_is_resource_exhausted_with_a_time_to_retry(tmp_path: Path):
+    with held_up(tmp_path, ["held"], max_waiting=4, max_items=4) as (channel, model, pool, held):
         waiting = pool.submit(analyze, channel, ["a", "b", "c", "d"])
         time.sleep(0.1)
         with pytest.raises(grpc.RpcError) as refused:
@@ -237,17 +244,8 @@ def test_a_full_queue_is_resource_exhausted_with_a_time_to_retry(tmp_path: Path)
 
 
 def test_requests_of_more_bytes_than_a_replica_holds_are_refused_for_now(tmp_path: Path):
-    model = endpoints.Gate()
-    options = {"max_message_bytes": 50_000, "max_held_bytes": 50_000}
-    with (
-        endpoints.serving([endpoints.loaded("sentiment", model)], tmp_path, **options) as running,
-        grpc.insecure_channel(running.address) as channel,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        model.computing.clear()
-        model.open.clear()
-        held = pool.submit(analyze, channel, ["x" * 9_000] * 4)
-        model.computing.wait(5)
+    room = {"max_message_bytes": 50_000, "max_held_bytes": 50_000}
+    with held_up(tmp_path, ["x" * 9_000] * 4, **room) as (channel, model, pool, held):
         with pytest.raises(grpc.RpcError) as refused:
             analyze(channel, ["x" * 9_000] * 2)
         small = pool.submit(analyze, channel, ["x" * 9_000])

@@ -44,12 +44,8 @@ def add(registry: Registry, artifacts: dict[int, tuple[Path, str]]) -> Callable[
 def following(store: Store, folder: Path) -> Iterator[endpoints.Endpoint]:
     """A replica as endpoint.py makes it, without Ray, with the watcher's process."""
     follower = Follower(store, [Stored("classifier", "", 1, "", "")], Options(poll_s=0.2))
-    with endpoints.serving(follower.load(), folder / "metrics") as endpoint:
-        endpoint.run(follower.follow(endpoint.server))
-        try:
-            yield endpoint
-        finally:
-            endpoint.run(follower.close())
+    with endpoints.followed(follower, folder) as endpoint:
+        yield endpoint
 
 
 @contextlib.contextmanager
