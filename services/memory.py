@@ -7,6 +7,7 @@ import gc
 import resource
 import time
 from pathlib import Path
+from typing import ClassVar
 
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "32", "MALLOC_ARENA_MAX": "2"}
 """Has oneDNN keep the kernels of so many layers and shapes instead of 1,024, and PyTorch so many of each kind instead
@@ -29,11 +30,13 @@ LOOKS = 6
 class Memory:
     """Looks now and then whether the process has grown; all methods are for the event loop's thread."""
 
+    _usual: ClassVar[list[tuple[int, int, int]]] = []
+    """The collector's thresholds as each that runs in this process found them, the usual ones first."""
+
     def __init__(self, look_s: float = LOOK_S, collect_s: float = COLLECT_S) -> None:
         """Prepares; start() begins to look."""
         self._look_s, self._collect_s = look_s, collect_s
         self._task: asyncio.Task[None] | None = None
-        self._thresholds = gc.get_threshold()
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
     def start(self) -> None:
@@ -43,17 +46,20 @@ class Memory:
         """
         gc.collect()
         gc.freeze()
-        self._thresholds = gc.get_threshold()
-        gc.set_threshold(*self._thresholds[:2], NEVER)
+        self._usual.append(gc.get_threshold())
+        gc.set_threshold(*self._usual[0][:2], NEVER)
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
-        """Stops, and leaves the collector as it was."""
-        if self._task is not None:
-            gc.set_threshold(*self._thresholds)
-            self._task.cancel()
+        """Stops; the last that runs leaves the collector as it was before the first."""
+        task, self._task = self._task, None
+        if task is not None:
+            found = self._usual.pop()
+            if not self._usual:
+                gc.set_threshold(*found)
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
 
     async def _look(self) -> None:
         least, looks, collected = resident_bytes(), 0, time.monotonic()

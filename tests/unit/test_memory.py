@@ -5,7 +5,7 @@ import gc
 import time
 import weakref
 
-from services.memory import Memory
+from services.memory import NEVER, Memory
 
 
 class Knot:
@@ -43,6 +43,23 @@ def test_a_burst_of_calls_costs_no_full_collection_until_the_server_has_ended():
     try:
         gc.collect()
         assert full_collections_of_a_burst() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_servers_of_one_process_leave_the_collector_as_it_was_in_whatever_order_they_end():
+    async def ended() -> list[int]:
+        first, second = Memory(), Memory()
+        first.start()
+        second.start()
+        await first.close()
+        between = gc.get_threshold()[2]
+        await second.close()
+        return [between, gc.get_threshold()[2]]
+
+    usual = gc.get_threshold()[2]
+    try:
+        assert asyncio.run(ended()) == [NEVER, usual]
     finally:
         gc.unfreeze()
 
