@@ -114,7 +114,9 @@ class Follower:
         state = self._store.state()
         self._complaints = dict(state.refused)
         self._ended = {task: ended[0] for task, ended in state.ended.items()}
-        return [self._first(task) for task in self._own]
+        found = [self._first(task) for task in self._own]
+        self._leash.hold()  # so that the watcher imports mlflow, which takes seconds, while the models warm up
+        return found
 
     async def follow(self, server: Server) -> None:
         """Follows from now on; to be called once all models answer."""
