@@ -8,6 +8,7 @@ import tyro
 
 from eagerly import flags, steps, table, usage
 from eagerly.usage import Verb
+from pipelines import tracking
 
 if TYPE_CHECKING:
     from pipelines.policy import Limits, Rollout, Tally, Times
@@ -107,7 +108,12 @@ def percent(flag: str, text: str) -> float:
 
 
 def main(words: list[str]) -> int:
-    """Runs `eagerly rollout ...`. Raises ValueError for a call that is not as VERBS says."""
+    """Runs `eagerly rollout ...`. Raises ValueError for a call that is not as VERBS says, or a store that is away."""
+    with tracking.asked():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     match words:
         case ["start", *rest]:
             _start(flags.parse(Start, rest, "eagerly rollout start"))

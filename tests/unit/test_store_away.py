@@ -14,7 +14,9 @@ from pipelines import tracking
 
 MODELS = ("list", "list sentiment", "show sentiment", "gate sentiment 2", "promote sentiment 2", "rollback sentiment")
 JOBS = ("list", "status night", "logs night")
-LINES = [f"models {words}" for words in MODELS] + [f"jobs {words}" for words in JOBS]
+ROLLOUTS = ("start sentiment --to 2 --shadow 10%", "status sentiment", "promote sentiment", "abort sentiment")
+VERBS = {"models": MODELS, "jobs": JOBS, "rollout": ROLLOUTS}
+LINES = [f"{verb} {words}" for verb, lines in VERBS.items() for words in lines]
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +89,7 @@ def test_a_store_that_cannot_answer_now_is_asked_twice(refusing: Refusing, capsy
     assert refusing.asked == 2
 
 
-@pytest.mark.parametrize("line", ["models list", "models promote sentiment 2", "jobs list", "jobs logs night"])
+@pytest.mark.parametrize("line", ["models list", "models promote sentiment 2", "rollout status sentiment", "jobs list"])
 def test_a_store_that_is_not_there_is_one_sentence_that_tells_no_password(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
