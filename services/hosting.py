@@ -155,11 +155,23 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
         parts = stack.enter_context(_parts(options, stored, hardware))
         app = endpoint.application(options, stored, str(folder), hardware, store if options.poll_s else None, parts)
         stack.enter_context(_running({f"eagerly-{options.port}": app}))
-        if options.probe_port is not None:
-            await_health(address(options.probe_host, options.probe_port))
-        elif options.tls_cert is None:  # else there may be no certificate here to ask with; Serve has awaited the start
-            await_health(address(options.host, options.port))
+        if target := _asked(options):
+            await_health(target)
         yield folder
+
+
+def _asked(options: Options) -> str | None:
+    """Says where this machine may ask for health; nowhere where replicas may be elsewhere, or want a certificate.
+
+    Serve has awaited their start in any case.
+    """
+    import ray
+
+    if sum(bool(node["Alive"]) for node in ray.nodes()) > 1:
+        return None
+    if options.probe_port is not None:
+        return address(options.probe_host, options.probe_port)
+    return address(options.host, options.port) if options.tls_cert is None else None
 
 
 @contextlib.contextmanager
@@ -204,7 +216,7 @@ def _running(apps: "dict[str, Application]") -> Iterator[None]:
 
 def await_health(target: str) -> None:
     """Returns when health says SERVING over gRPC; raises ValueError when it does not in time."""
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:  # it is on this machine
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=HEALTH_TIMEOUT_S)
