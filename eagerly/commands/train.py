@@ -104,6 +104,8 @@ def plan(words: list[str]) -> tuple[Launch, list[Run]]:
     if any(_names_run(word) for word in rest):
         return _resume(first, rest)
     named = tasks.TASKS if first == "all" else (first,)
+    if first == "all":
+        _read_flags(first, Settings, rest)  # which refuses, and shows in its help, what not every task has
     parsed = [_parse(word, rest) for word in named]
     launch = parsed[0][1]
     if first == "all" and launch.run_dir:
@@ -117,10 +119,14 @@ def plan(words: list[str]) -> tuple[Launch, list[Run]]:
 
 def _parse(word: str, words: list[str], default: tuple[Settings, Launch] | None = None) -> tuple[Settings, Launch]:
     """Reads a task's own flags and those of every run, in one flat set; `default` replaces their defaults."""
-    task = tasks.find(word)
-    kind = task.config.Config
+    return _read_flags(word, tasks.find(word).config.Config, words, default)
+
+
+def _read_flags(
+    word: str, kind: type[Settings], words: list[str], default: tuple[Settings, Launch] | None = None
+) -> tuple[Settings, Launch]:
     both = make_dataclass("Flags", [("config", kind), ("launch", Launch)], frozen=True)
-    both.__doc__ = f"Trains {word}."
+    both.__doc__ = "Trains every task of eagerly's." if word == "all" else f"Trains {word}."
     given = None if default is None else both(*default)
     parsed: Any = flags.parse(both, words, f"eagerly train {word}", given)
     wandb_log.check(parsed.launch.wandb)

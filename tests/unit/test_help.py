@@ -79,6 +79,14 @@ def test_what_is_no_verb_is_refused_with_those_there_are(line: str, capsys: pyte
     assert all(f"`{one}" in said or f"eagerly {verb} {one}" in said for one in below(verb))
 
 
+def test_only_flags_that_every_task_has_go_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = asked("train all --help", capsys)
+    assert shown.startswith("usage: eagerly train all") and "--epochs" in shown and "--promote" in shown
+    assert "--arch" not in shown
+    assert cli.main(["train", "all", "--arch", "resnet18"]) == 2
+    assert "unrecognized options: --arch, resnet18; see `eagerly train all --help`" in capsys.readouterr().err
+
+
 TASKED = ("train", "tune", "submit", "inspect")
 
 
