@@ -39,7 +39,7 @@ class AsyncClient:
         """Prepares connections as `eagerly.client.Client` does."""
         self.address = address
         self._timeout_s, self._wait = timeout_s, wait_for_ready
-        self._connection = Connection(address, tls, token, connections)
+        self._connection = Connection(address, tls, token, connections, timeout_s)
         self._channels: list[aio.Channel] = self._connection.channels(aio)
         stubs: list[Any] = [*self._channels]
         self._classify = itertools.cycle([ClassifierStub(channel).Classify for channel in stubs])

@@ -60,7 +60,7 @@ class Client:
         """
         self.address = address
         self._timeout_s, self._wait = timeout_s, wait_for_ready
-        self._connection = Connection(address, tls, token, connections)
+        self._connection = Connection(address, tls, token, connections, timeout_s)
         self._channels: list[grpc.Channel] = self._connection.channels(grpc)
         self._classify = itertools.cycle([ClassifierStub(channel).Classify for channel in self._channels])
         self._analyze = itertools.cycle([SentimentStub(channel).Analyze for channel in self._channels])

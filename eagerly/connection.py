@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,8 +13,13 @@ import grpc
 
 MOST_CONNECTIONS = 64
 DEADLINE_S = 20.0
-"""Seconds that a call may take, retries included, unless its caller says otherwise: a single replica that was killed
-answers again after 8 s, at the longest 11."""
+"""Seconds that a call may take, retries included, unless its caller says otherwise: a replica that was killed answers
+again after 8 s, at the longest 11, on a full machine 19."""
+MOST_DEADLINE_S = 1e9
+"""gRPC takes some longer ones for none at all."""
+RETRY_BYTES = 64 * 1024 * 1024
+"""Size of a request up to which gRPC keeps it to make its call again; its own 256 KiB would leave out a single photo.
+Nothing is set aside: a call keeps what it sent until it is answered, and endpoints take 4 MiB unless told otherwise."""
 KEEPALIVE_S = 30
 """Seconds after which a silent server is asked whether it is still there, as one whose machine was lost never says that
 it is not. Ours bear with a ping every 10 s, of idle connections too."""
@@ -39,10 +45,16 @@ class Tls:
     """Name that the certificate must bear; empty is the address's own."""
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files; raises ValueError for one that cannot be read, or a certificate without its key."""
+        """Reads the files.
+
+        Raises ValueError for one that cannot be read, authorities that are none, or a certificate without its key.
+        """
         if (self.cert is None) != (self.key is None):
             raise ValueError("a client certificate and its key need each other; give both or neither")
-        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
+        authorities = _pem(self.ca)
+        if authorities is not None and not re.search(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----", authorities):
+            raise ValueError(f"{self.ca} holds no certificate in PEM; name a file of the authorities to trust")
+        return grpc.ssl_channel_credentials(authorities, _pem(self.key), _pem(self.cert))
 
 
 @dataclass(frozen=True)
@@ -53,9 +65,12 @@ class Connection:
     tls: Tls | None = None
     token: str = ""
     connections: int = 1
+    timeout_s: float = DEADLINE_S
+    """Seconds that each call may take."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for what would not work, or would give a token away."""
+        check_deadline("timeout_s", self.timeout_s)
         if not 1 <= self.connections <= MOST_CONNECTIONS:
             raise ValueError(f"connections is {self.connections}; it must be 1 to {MOST_CONNECTIONS}")
         if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
@@ -74,6 +89,7 @@ class Connection:
         given: list[tuple[str, str | int]] = [
             ("grpc.service_config", service_config()),
             ("grpc.max_receive_message_length", -1),
+            ("grpc.per_rpc_retry_buffer_size", RETRY_BYTES),
             ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
             ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
             ("grpc.keepalive_timeout_ms", ANSWER_S * 1000),
@@ -83,6 +99,8 @@ class Connection:
         ]
         if self.tls and self.tls.server_name:
             given.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        if _is_loopback(self.address):  # else http_proxy would have them, and a token that may not leave this machine
+            given.append(("grpc.enable_http_proxy", 0))
         return given
 
     def channels(self, kind: Any) -> list[Any]:
@@ -92,6 +110,12 @@ class Connection:
             return [kind.insecure_channel(self.address, options) for _ in range(self.connections)]
         credentials = self.tls.credentials()
         return [kind.secure_channel(self.address, credentials, options) for _ in range(self.connections)]
+
+
+def check_deadline(name: str, timeout_s: float) -> None:
+    """Raises ValueError, with the name under which it was given, for seconds that no call can be given."""
+    if not 0 < timeout_s <= MOST_DEADLINE_S:
+        raise ValueError(f"{name} is {timeout_s:g}; it must be more than 0 seconds and at most {MOST_DEADLINE_S:,.0f}")
 
 
 def service_config() -> str:

@@ -5,6 +5,7 @@ The client does not depend on OpenTelemetry: a program that has not imported it 
 
 import contextlib
 import sys
+from asyncio import CancelledError
 from collections.abc import Iterator
 
 from eagerly.connection import Metadata
@@ -29,13 +30,20 @@ def calling(method: str, metadata: Metadata) -> Iterator[Metadata]:
     ) as span:
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        code = "OK"
         try:
             yield (*metadata, *((key.lower(), value) for key, value in carrier.items()))
-        except CallError as error:
-            code = error.code
-            span.set_attribute("error.type", code)
+        except BaseException as error:
+            code = _code(error)
+            span.set_attribute("error.type", code or type(error).__qualname__)
             span.set_status(trace.StatusCode.ERROR)
+            if code:
+                span.set_attribute("rpc.response.status_code", code)
             raise
-        finally:
-            span.set_attribute("rpc.response.status_code", code)
+        span.set_attribute("rpc.response.status_code", "OK")
+
+
+def _code(error: BaseException) -> str:
+    """Gives gRPC's name of how a call ended; empty where it came to no end, as on a client that was closed."""
+    if isinstance(error, CallError):
+        return error.code
+    return "CANCELLED" if isinstance(error, CancelledError | KeyboardInterrupt) else ""

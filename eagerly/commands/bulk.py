@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,8 +35,18 @@ BAR_WIDTH = 30
 class Bulk:
     """Answers the lines of a file; memory holds what is in flight alone."""
 
-    def __init__(self, read: Read, ask: Ask, write: Write, batch: int, concurrency: int) -> None:
+    def __init__(
+        self,
+        read: Read,
+        ask: Ask,
+        write: Write,
+        batch: int,
+        concurrency: int,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         """Takes the service's three steps; batch: inputs of a call. concurrency: calls at a time.
+
+        give_up: ends the calls in flight, so that none is waited for whose answer nobody will read.
 
         Raises ValueError for numbers out of range.
         """
@@ -43,11 +54,11 @@ class Bulk:
             if not 1 <= value <= most:
                 raise ValueError(f"--{name} is {value}; it must be 1 to {most}")
         self._read, self._ask, self._write = read, ask, write
-        self._batch, self._concurrency = batch, concurrency
+        self._batch, self._concurrency, self._give_up = batch, concurrency, give_up
         self._ended = threading.Event()
         self.done_count = self.bad_count = 0
 
-    def run(self, lines: TextIO, output: TextIO, bar: "Bar") -> None:
+    def run(self, lines: Iterable[str], output: TextIO, bar: "Bar") -> None:
         """Writes a line of JSON for each line of input, in order, with its number; a bad one tells its error.
 
         A call that is too large is made in halves. Raises CallError when the endpoint does not answer a call, or is
@@ -62,9 +73,11 @@ class Bulk:
                         self._put(*waiting.popleft(), output, bar)
                 while waiting:
                     self._put(*waiting.popleft(), output, bar)
-            finally:
+            except BaseException:
                 self._ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                self._give_up()
+                raise
 
     def _answers(self, inputs: list[Any]) -> list[Any]:
         """Gives a result for each input, or the CallError of one that is too large by itself."""
@@ -90,7 +103,7 @@ class Bulk:
                 if self._ended.wait(wait_s * random.uniform(1.0, 1.25)):  # not all calls at once
                     raise
 
-    def _batches(self, lines: TextIO) -> Iterator[tuple[list[dict[str, Any]], list[Any]]]:
+    def _batches(self, lines: Iterable[str]) -> Iterator[tuple[list[dict[str, Any]], list[Any]]]:
         """Yields the heads of some lines, and the inputs of those that are good; blank lines are passed over."""
         heads: list[dict[str, Any]] = []
         inputs: list[Any] = []
@@ -111,12 +124,11 @@ class Bulk:
 
     def _put(self, heads: list[dict[str, Any]], answer: "Future[list[Any]]", output: TextIO, bar: "Bar") -> None:
         results = iter(answer.result())
-        for head in heads:
-            line = head if "error" in head else head | self._told(next(results))
-            self.bad_count += "error" in line
-            self.done_count += 1
-            output.write(json.dumps(line, ensure_ascii=False) + "\n")
+        told = [head if "error" in head else head | self._told(next(results)) for head in heads]
+        output.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         output.flush()
+        self.done_count += len(told)
+        self.bad_count += sum("error" in line for line in told)
         bar.show(self.done_count)
 
     def _told(self, result: Any) -> dict[str, Any]:
@@ -155,23 +167,45 @@ class Bar:
 def answer(path: str, output: str, bulk: Bulk) -> None:
     """Answers a file, `-` being standard input, into a file or standard output.
 
-    Raises ValueError when a file cannot be opened or is to be its own output, and at the end when some lines were bad,
-    saying how many; CallError when the endpoint stops answering.
+    Raises ValueError when a file cannot be opened, read or written or is to be its own output, and at the end when
+    some lines were bad, saying how many; CallError when the endpoint stops answering.
     """
     if _is_same(path, output):
         raise ValueError(f"--output {output} is the file of --file, and would be emptied; name another file")
+    try:
+        _answer(path, output, bulk)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:  # also of closing the output, which writes what is left
+        if not output:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again as it ends
+        name = f"--output {output}" if output else "standard output"
+        reason = f"{name} cannot be written ({problem.strerror})"
+        raise ValueError(f"{reason}; {bulk.done_count} lines were answered") from None
+    if bulk.bad_count:
+        raise ValueError(f"{bulk.bad_count} of {bulk.done_count} lines were refused; their lines of output say why")
+
+
+def _answer(path: str, output: str, bulk: Bulk) -> None:
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_opened(path, "r", "--file")) if path != "-" else sys.stdin
         bar = Bar(_count(path) if path != "-" else None, sys.stderr)
         written = stack.enter_context(_opened(output, "w", "--output")) if output else sys.stdout
         try:
-            bulk.run(lines, written, bar)
-        except UnicodeDecodeError as problem:
-            raise ValueError(f"{path} is not UTF-8 ({problem.reason}); {bulk.done_count} lines were answered") from None
+            bulk.run(_lines(lines, path, bulk), written, bar)
         finally:
             bar.show(bulk.done_count, last=True)
-    if bulk.bad_count:
-        raise ValueError(f"{bulk.bad_count} of {bulk.done_count} lines were refused; their lines of output say why")
+
+
+def _lines(file: TextIO, path: str, bulk: Bulk) -> Iterator[str]:
+    """Yields the lines of a file; raises ValueError for one that cannot be read to its end."""
+    try:
+        yield from file
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path} is not UTF-8 ({problem.reason}); {bulk.done_count} lines were answered") from None
+    except OSError as problem:
+        told = f"--file {path} cannot be read ({problem.strerror})"
+        raise ValueError(f"{told}; {bulk.done_count} lines were answered") from None
 
 
 def _parsed(line: str) -> Any:
@@ -195,7 +229,10 @@ def _nothing() -> "Future[list[Any]]":
     return done
 
 
-def _count(path: str) -> int:
+def _count(path: str) -> int | None:
+    """Counts the lines of a file; None for a pipe, whose lines can be read once only."""
+    if not Path(path).is_file():
+        return None
     with Path(path).open("rb") as file:
         return sum(1 for line in file if line.strip())
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from eagerly.client import Client, Query
 
 DEFAULT_ADDRESS = "127.0.0.1:9000"
+MOST_NUMBER = 2**31 - 1
+"""Largest whole number that a request can hold."""
+FILE_ALONE = ("output", "batch", "concurrency")
+"""Flags that say how --file is answered, and nothing without it."""
 HELP = """usage: eagerly predict classifier IMAGE... [--top-k N] [--min-confidence SHARE]
        eagerly predict sentiment TEXT... [--min-confidence SHARE]
        eagerly predict recommender [--user ID] [--items ID...] [--k N]
@@ -36,7 +40,7 @@ class Call:
     address: str = ""
     """host:port of the endpoint; empty is EAGERLY_ADDRESS, or 127.0.0.1:9000."""
     timeout_s: float = 20.0
-    """Seconds to wait for the answer; a single replica that was killed takes up to 11 to be back."""
+    """Seconds to wait for the answer; a replica that was killed is back after up to 11, on a full machine up to 19."""
     json: bool = False
     """Whether to print JSON, for programs."""
     file: str = ""
@@ -56,6 +60,15 @@ class Call:
     key: Path | None = None
     """PEM file of its key."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, or one that would be ignored, naming it and what is allowed."""
+        from eagerly.connection import check_deadline
+
+        check_deadline("--timeout-s", self.timeout_s)
+        idle = [name for name in FILE_ALONE if not self.file and getattr(self, name) != getattr(Call, name)]
+        if idle:
+            raise ValueError(f"--{idle[0]} says how --file is answered; name the file of inputs, or leave it out")
+
 
 @dataclass(frozen=True)
 class Labelled(Call):
@@ -66,6 +79,7 @@ class Labelled(Call):
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value out of range, naming it and what is allowed."""
+        super().__post_init__()
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise ValueError(f"--min-confidence is {self.min_confidence:g}; it must be 0 to 1")
 
@@ -78,6 +92,12 @@ class Classifier(Labelled):
     """PNG or JPEG files."""
     top_k: int = 3
     """Labels per image."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        super().__post_init__()
+        if not 0 <= self.top_k <= MOST_NUMBER:
+            raise ValueError(f"--top-k is {self.top_k}; it must be 0, which means 3, to {MOST_NUMBER}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,12 @@ class Recommender(Call):
     """Ids of items that the user likes."""
     k: int = 10
     """How many items to recommend."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range, naming it and what is allowed."""
+        super().__post_init__()
+        if not 1 <= self.k <= MOST_NUMBER:
+            raise ValueError(f"--k is {self.k}; it must be 1 to the size of the catalogue")
 
 
 KINDS: dict[str, type[Classifier] | type[Sentiment] | type[Recommender]] = {
@@ -171,10 +197,11 @@ def _answer_file(client: "Client", args: Classifier | Sentiment | Recommender) -
         given, read = bool(args.texts), _text_of
         ask = functools.partial(client.analyze, min_confidence=args.min_confidence)
     else:
-        given, read, ask = bool(args.user or args.items), _query_of, client.recommend
+        given, ask = bool(args.user or args.items), client.recommend
+        read = functools.partial(_query_of, k=args.k)
     if given:
         raise ValueError("inputs stand both on the command line and in --file; give one of them")
-    work = bulk.Bulk(read, ask, replies.answered, args.batch, args.concurrency)
+    work = bulk.Bulk(read, ask, replies.answered, args.batch, args.concurrency, client.close)
     _reach(client)
     try:
         bulk.answer(args.file, args.output, work)
@@ -189,7 +216,7 @@ def _reach(client: "Client") -> None:
 
     try:
         if not client.healthy():
-            raise CallError("UNAVAILABLE", "the endpoint does not serve now")
+            raise CallError("UNAVAILABLE", "backend unhealthy")  # as gRPC says it, which asks for health too
     except CallError as error:  # others than these come of somebody who is there, and the first call says the same
         if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             raise
@@ -203,13 +230,13 @@ def _image_of(line: Any) -> bytes:
     return _read(Path(_only(line, "image")))
 
 
-def _query_of(line: Any) -> "Query":
+def _query_of(line: Any, k: int) -> "Query":
     from eagerly.client import Query
 
     known = {"user_id", "item_ids", "k"}
     if not isinstance(line, dict) or line.keys() - known:
         raise ValueError('is no query; write {"user_id": ..., "item_ids": [...], "k": ...}, each if need be')
-    user, items, k = line.get("user_id", ""), line.get("item_ids", []), line.get("k", 10)
+    user, items, k = line.get("user_id", ""), line.get("item_ids", []), line.get("k", k)
     is_items = isinstance(items, list) and all(isinstance(item, str) for item in items)
     if not (isinstance(user, str) and is_items and type(k) is int and 0 <= k < 2**31):
         raise ValueError("is no query: user_id is a text, item_ids a list of texts, k a whole number")
@@ -239,19 +266,30 @@ def _ask(client: "Client", args: Classifier | Sentiment | Recommender) -> tuple[
     if isinstance(args, Classifier):
         if not args.images:
             raise ValueError("no image given; name one or more PNG or JPEG files")
-        names = [str(path) for path in args.images]
+        names = [_shown(str(path)) for path in args.images]
         return names, client.classify([_read(path) for path in args.images], args.top_k, args.min_confidence)
     if isinstance(args, Sentiment):
         if not args.texts:
             raise ValueError("no text given; write one or more texts, each in quotes")
-        return list(args.texts), client.analyze(args.texts, args.min_confidence)
+        return list(args.texts), client.analyze([_utf8(text) for text in args.texts], args.min_confidence)
     from eagerly.client import Query
 
     if not args.user and not args.items:
         raise ValueError("nobody to recommend to; give --user ID, or --items with what the user likes")
-    if args.k > 2**31 - 1:
-        raise ValueError(f"--k is {args.k}; it must be 1 to the size of the catalogue")
-    return [args.user or "the user"], client.recommend([Query(args.user, args.items, args.k)])
+    query = Query(_utf8(args.user), tuple(_utf8(item) for item in args.items), args.k)
+    return [args.user or "the user"], client.recommend([query])
+
+
+def _utf8(text: str) -> str:
+    """Gives a text of the command line back; raises ValueError when its bytes were no UTF-8, and so cannot be sent."""
+    if (shown := _shown(text)) != text:
+        raise ValueError(f"the text '{shown}' is not UTF-8; write it in UTF-8")
+    return text
+
+
+def _shown(text: str) -> str:
+    """Writes out the bytes of a text that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read(path: Path) -> bytes:

@@ -8,11 +8,23 @@ from eagerly import table
 if TYPE_CHECKING:
     from eagerly.client import CallError
 
+UNREACHED = {
+    "CERTIFICATE_VERIFY_FAILED": "shows a certificate that nobody signed whom --ca, or the system without it, trusts",
+    "Hostname Verification Check failed": "shows a certificate for another name; call it by the name that it bears",
+    "WRONG_VERSION_NUMBER": "speaks no TLS; leave out --tls, --ca, --cert and --key",
+    "Failed to create security handshaker": "is not called, for TLS takes no such --ca, --cert or --key: each must be "
+    "PEM, and the key that of the certificate",
+    "Socket closed": "closes the connection; it may want TLS (--tls, or --ca FILE) or a certificate of the caller's "
+    "(--cert, --key)",
+    "backend unhealthy": "says that it does not serve now; it may be starting or about to stop",
+}
+"""What gRPC 1.85 says of an endpoint that is there and is not reached, and what that means to who calls it."""
+
 
 def sentence(error: "CallError", address: str) -> str:
     """Says what went wrong with the whole call, and the way out where there is one."""
     if error.code == "UNAVAILABLE":
-        return f"no endpoint answers at {address}; `eagerly serve` starts one, --address names another"
+        return _unavailable(error, address)
     if error.code == "UNIMPLEMENTED":
         return f"the endpoint at {address} does not serve this model; `eagerly serve` says which it serves"
     if error.code == "DEADLINE_EXCEEDED":
@@ -20,6 +32,16 @@ def sentence(error: "CallError", address: str) -> str:
     if error.code == "UNAUTHENTICATED":
         return f"the endpoint at {address} asks who calls ({error.message}); put your token into EAGERLY_TOKEN"
     return error.message or error.code
+
+
+def _unavailable(error: "CallError", address: str) -> str:
+    """Says why nothing was answered: as the endpoint itself does, else by what came of the connection to it."""
+    if error.reason:
+        return f"the endpoint at {address} refuses for now: {error.message} ({error.reason})"
+    for words, meaning in UNREACHED.items():
+        if words in error.message:
+            return f"what is at {address} {meaning}"
+    return f"no endpoint answers at {address}; `eagerly serve` starts one, --address names another"
 
 
 def plain(name: str, result: Any) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -227,11 +228,15 @@ def test_a_token_opens_an_endpoint_over_tls_with_a_certificate_of_ones_own(tmp_p
         ({"token": "a\nb", "address": "127.0.0.1:1"}, "printable ASCII"),
         ({"tls": Tls(Path("nowhere.pem"))}, "nowhere.pem cannot be read"),
         ({"tls": Tls(cert=Path("mine.pem"))}, "need each other"),
+        ({"tls": Tls(Path(__file__))}, r"test_client\.py holds no certificate in PEM"),
+        *(({"timeout_s": wrong}, "timeout_s is .* more than 0 seconds") for wrong in (math.inf, math.nan, -1, 0, 1e12)),
     ],
 )
 def test_what_would_not_work_is_refused_before_any_call(settings: dict[str, Any], sentence: str):
     with pytest.raises(ValueError, match=sentence):
         Client(**{"address": "example.org:443", **settings})
+    with pytest.raises(ValueError, match=sentence):
+        AsyncClient(**{"address": "example.org:443", **settings})
 
 
 def test_a_watcher_of_health_does_not_keep_a_server_from_stopping(tmp_path: Path):

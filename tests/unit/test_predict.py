@@ -93,7 +93,20 @@ def test_one_bad_text_is_named_and_the_others_are_shown(address: str, capsys: py
         (["recommender", "--user", "nobody"], "unknown user 'nobody'"),
         (["recommender", "--user", "nobody", "--k", "0"], "is 0; it must be 1"),
         (["recommender", "--user", "nobody", "--k", "9999999999"], "--k is 9999999999"),
+        (["recommender", "--user", "nobody", "--k", "-9999999999"], "--k is -9999999999"),
         (["recommender", "--user", "nobody", "--k", "many"], "--k"),
+        (["recommender", "--user", "nob\udcffody"], r"the text 'nob\udcffody' is not UTF-8"),
+        (["recommender", "--items", "1", "\udcff"], r"the text '\udcff' is not UTF-8"),
+        (["sentiment", "fine", "caf\udce9"], r"the text 'caf\udce9' is not UTF-8"),
+        (["classifier", "x.png", "--top-k", "99999999999"], "--top-k is 99999999999; it must be 0"),
+        (["classifier", "x.png", "--top-k", "-1"], "--top-k is -1; it must be 0"),
+        (["sentiment", "fine", "--timeout-s", "inf"], "--timeout-s is inf; it must be more than 0 seconds"),
+        (["sentiment", "fine", "--timeout-s", "nan"], "--timeout-s is nan; it must be more than 0 seconds"),
+        (["classifier", "x.png", "--timeout-s", "-1"], "--timeout-s is -1; it must be more than 0 seconds"),
+        (["recommender", "--user", "1", "--timeout-s", "0"], "--timeout-s is 0; it must be more than 0 seconds"),
+        (["sentiment", "fine", "--output", "results.jsonl"], "--output says how --file is answered"),
+        (["classifier", "x.png", "--batch", "8"], "--batch says how --file is answered"),
+        (["recommender", "--user", "1", "--concurrency", "2"], "--concurrency says how --file is answered"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
@@ -135,6 +148,22 @@ def test_files_of_images_and_queries_are_answered(
         assert predict.main([service, "--file", str(tmp_path / "one.jsonl"), "--address", address]) == 0
         (told,) = map(json.loads, capsys.readouterr().out.splitlines())
         assert told["line"] == 1 and (told.get("labels") or told.get("items"))
+
+
+def test_a_query_of_a_file_asks_for_as_many_items_as_it_says_or_else_as_the_flag(address: str, tmp_path: Path):
+    user = endpoints.real_models()[2].model.catalogue.user_ids[0]
+    lines = [{"user_id": user}, {"user_id": user, "k": 2}]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--file", str(tmp_path / "two.jsonl"), "--output", str(tmp_path / "out"), "--k", "3"]
+    assert predict.main(["recommender", *words, "--address", address]) == 0
+    told = map(json.loads, (tmp_path / "out").read_text().splitlines())
+    assert [len(one["items"]) for one in told] == [3, 2]
+
+
+def test_a_file_whose_name_is_not_utf8_is_shown(address: str, image: Path, capsys: pytest.CaptureFixture[str]):
+    odd = image.rename(image.with_name("caf\udce9.png"))
+    assert predict.main(["classifier", str(odd), "--address", address]) == 0
+    assert r"caf\udce9.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
