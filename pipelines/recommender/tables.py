@@ -122,12 +122,13 @@ def _rows(path: Path, names: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields the header, then each row with its line; `names` is the header of a file that has none."""
     text = _text(path)
     first = text.split("\n", 1)[0]
+    lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)  # titles may hold other line breaks
     if "::" in first:
-        rows = ((number, line.split("::")) for number, line in enumerate(text.splitlines(), 1))
+        rows = ((number, line.split("::")) for number, line in lines)
     elif first.count("|") > 10:
-        rows = ((number, _row_100k(line)) for number, line in enumerate(text.splitlines(), 1))
+        rows = ((number, _row_100k(line)) for number, line in lines)
     elif "\t" in first:
-        rows = ((number, line.split("\t")) for number, line in enumerate(text.splitlines(), 1))
+        rows = ((number, line.split("\t")) for number, line in lines)
     else:
         rows = _csv_rows(path, text)
         names = [name.strip().lower() for name in next(rows, (1, [""]))[1]]
@@ -159,7 +160,7 @@ def _row_100k(line: str) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """Reads a file whole, plain or gzipped; .dat and u.item files are Latin-1, as MovieLens wrote them."""
+    """Reads a file whole, plain or gzipped; .dat and u.item files that are not UTF-8 are Latin-1, as MovieLens' are."""
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
@@ -168,11 +169,11 @@ def _text(path: Path) -> str:
         raise ValueError(f"cannot read {path}: {reason}; give a readable file") from error
     except (EOFError, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}; the gzip file is cut short or broken") from error
-    if re.search(r"(\.dat|u\.item)(\.gz)?$", path.name):
-        return raw.decode("latin-1")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if re.search(r"(\.dat|u\.item)(\.gz)?$", path.name):
+            return raw.decode("latin-1")
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{path}, line {line}: byte {raw[error.start]:#x} is not UTF-8; save the file as UTF-8"

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -257,5 +258,5 @@ def _bytes(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _words(content: np.ndarray, ends: np.ndarray) -> list[str]:
     """Takes apart what `_bytes` joined."""
-    starts = [0, *ends.tolist()[:-1]]
-    return [content[start:end].tobytes().decode() for start, end in zip(starts, ends.tolist(), strict=True)]
+    bounds = [0, *ends.tolist()]
+    return [content[start:end].tobytes().decode() for start, end in pairwise(bounds)]

@@ -69,6 +69,13 @@ def test_double_colon_layout_of_movielens_1m_is_read(tmp_path: Path) -> None:
     assert found.catalogue[3] == Item("3", "Fähre 3 (1999)", (), ("Comedy", "Drama"))
 
 
+def test_titles_of_movielens_10m_are_utf8_and_may_hold_any_letter(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text("".join(f"{user}::{item}::4::97830\n" for user, item in PAIRS))
+    films = "".join(f"{item}::Les Misérables på Ådalen {item}::Drama\r\n" for item in range(ITEMS))
+    (tmp_path / "movies.dat").write_bytes(films.encode())
+    assert data.load(Config(data=str(tmp_path))).catalogue[3] == Item("3", "Les Misérables på Ådalen 3", (), ("Drama",))
+
+
 def test_tab_separated_layout_of_movielens_100k_is_read(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("".join(f"{user}\t{item}\t4\t97830\n" for user, item in PAIRS))
     flags = "|".join("1" if at in (1, 5) else "0" for at in range(19))

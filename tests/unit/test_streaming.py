@@ -78,6 +78,17 @@ def test_a_text_that_occurs_twice_is_in_one_split_only(tmp_path: Path) -> None:
     assert len(set(found.valid_texts)) * 2 == len(found.valid_texts)
 
 
+def test_files_without_a_text_to_learn_from_are_read_like_any(folder: Path) -> None:
+    (folder / "4.csv").write_text("text,label\n")
+    parquet.write_table(
+        pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}), folder / "5.parquet"
+    )
+    for number in range(12):
+        (folder / f"{number + 6}.csv").write_text(f"text,label\na film alone {number},good\n")
+    found = streamed(folder)
+    assert sum(len(split) for split in (found.train, found.valid, found.test)) == len(ROWS) + 12
+
+
 def test_the_columns_are_made_once_and_anew_for_other_files_or_another_seed(folder: Path) -> None:
     first = streamed(folder)
     home = folder.parent / "home" / "streams"
