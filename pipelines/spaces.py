@@ -4,6 +4,8 @@ import ast
 import json
 import math
 import re
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from pipelines.settings import Settings
 KINDS = ("uniform", "loguniform", "int", "logint", "choice")
 FIXED = ("epochs", "seed")
 """Settings that are no part of a space: --max-epochs says how long a trial may be, and all trials share a seed."""
+MOST = 2**53
+"""Largest whole number that a range may reach, beyond which floats skip some."""
 WAYS = "uniform(0, 1), loguniform(1e-4, 1e-1), int(1, 8), logint(16, 512), choice(32, 64)"
 
 
@@ -66,12 +70,12 @@ def parse(words: Mapping[str, str], config: Settings) -> Space:
     values that the configuration refuses.
     """
     known = [field.name for field in fields(config) if field.name not in (*FIXED, *config.PATHS)]
-    space = {}
+    space, hints = {}, typing.get_type_hints(type(config))
     for name, text in words.items():
         if name not in known:
             raise ValueError(f"the search space names {name!r}, which is no setting to be tuned: {', '.join(known)}")
         space[name] = _dimension(name, text)
-        _check(name, space[name], config)
+        _check(name, space[name], config, hints[name])
     if not space:
         raise ValueError(f"the search space is empty; name a setting, such as lr={WAYS.split(', int')[0][15:]}")
     return space
@@ -89,22 +93,47 @@ def _dimension(name: str, text: str) -> Dimension:
     if kind == "choice":
         return Dimension(kind, values)
     whole = kind in ("int", "logint")
-    right = all(isinstance(value, int if whole else int | float) and math.isfinite(value) for value in values)
+    right = all(isinstance(value, int if whole else int | float) and _is_number(value) for value in values)
     if len(values) != 2 or not right or not values[0] < values[1] or (kind.startswith("log") and values[0] <= 0):
-        above = " above 0" if kind.startswith("log") else ""
+        above = (" above 0" if kind.startswith("log") else "") + (", at most 2**53" if whole else "")
         raise ValueError(f"{name} is {text!r} in the search space; {kind} takes a lower and a higher number{above}")
     return Dimension(kind, values if whole else tuple(float(value) for value in values))
 
 
-def _check(name: str, dimension: Dimension, config: Settings) -> None:
-    """Has the configuration judge the outermost values; a whole number must stay one."""
-    now = getattr(config, name)
+def _is_number(value: float) -> bool:
+    return abs(value) <= MOST if isinstance(value, int) else math.isfinite(value)
+
+
+def _check(name: str, dimension: Dimension, config: Settings, hint: Any) -> None:
+    """Has the setting's type and the configuration judge the outermost values; a whole number must stay one."""
     for value in dimension.values:
-        fits = isinstance(value, type(now)) or (isinstance(now, float) and isinstance(value, int))
-        if not fits or (isinstance(now, bool) != isinstance(value, bool)):
-            kind = type(now).__name__
-            raise ValueError(f"{name} is {value!r} in the search space, and the setting is a {kind} such as {now!r}")
+        if not _fits(value, hint, dimension.kind == "choice"):
+            now = getattr(config, name)
+            raise ValueError(f"{name} is {value!r} in the search space; the setting is {_words(hint)}, such as {now!r}")
         try:
             replace(config, **{name: value})
         except ValueError as problem:
             raise ValueError(f"the search space holds {name} = {value!r}: {problem}") from problem
+
+
+def _fits(value: Any, hint: Any, alone: bool) -> bool:
+    """Whether a value is of a type; words that a Literal lists fit alone, not as the ends of a range."""
+    kind = typing.get_origin(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, part, alone) for part in typing.get_args(hint))
+    if kind is typing.Literal:
+        return alone and any(type(value) is type(word) and value == word for word in typing.get_args(hint))
+    if hint in (int, float):
+        return type(value) in (int, hint) and _is_number(value)
+    return hint is Any or isinstance(value, kind or hint)
+
+
+def _words(hint: Any) -> str:
+    """Says which values are of a type."""
+    kind = typing.get_origin(hint)
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(_words(part) for part in typing.get_args(hint))
+    if kind is typing.Literal:
+        return " or ".join(repr(word) for word in typing.get_args(hint))
+    said = {int: "a whole number", float: "a finite number", str: "a word", bool: "True or False"}
+    return said.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,23 +1,34 @@
 """The folder of a search for settings: what is searched, and what became of each trial; standard library only."""
 
+import contextlib
+import errno
 import json
+import math
+import os
 import shutil
 import time
 import uuid
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines import runs, sealed, spaces, tasks
-from pipelines.journal import Event, Reader
+from pipelines import journaling, runs, sealed, spaces, tasks
+from pipelines.journal import Event, Reader, note
 from pipelines.runs import Run
 from pipelines.settings import Launch, Settings
 from pipelines.tasks import Task
+
+if TYPE_CHECKING:
+    from pipelines.examples import Data
 
 ABOUT = "tune.json"
 BEST = "best"
 """The folder, in a search's own, of the run that trains its best configuration out."""
 DONE = ("finished", "stopped", "failed")
+FULL = ("; make room, then ", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+"""What is said of a disk that takes no more, by the saver and by libraries that keep no errno."""
+_kept: list[tuple[str, dict[str, Any], set[str], "Data"]] = []
+"""At most one data set of this process: its task, the settings it was loaded with, and which of them were read."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Trial:
     state: str = "running"
     """running, or one of DONE."""
     value: float = float("-inf")
-    """The validation metric after its last epoch."""
+    """The validation metric after its last epoch; with early stopping that of its best, which would be restored."""
     epochs: int = 0
 
 
@@ -162,15 +173,58 @@ def best(folder: Path) -> Trial:
     Raises ValueError when none came to its end, with the sentence of the first that failed.
     """
     tried = known(folder)
-    ended = [trial for trial in tried.values() if trial.state == "finished"]
+    ended = [trial for trial in tried.values() if trial.state == "finished" and math.isfinite(trial.value)]
     if not ended:
         failed = sorted(number for number, trial in tried.items() if trial.state == "failed")
         said = [
             event["sentence"] for number in failed for event in events(place(folder, number)) if "sentence" in event
         ]
-        why = said[0] if said else "processes of trials were lost" if failed else "all were stopped"
+        odd = [
+            f"the metric of trial {n + 1} is {trial.value}" for n, trial in tried.items() if trial.state == "finished"
+        ]
+        why = [*said, *odd, "processes of trials were lost" if failed else "all were stopped"][0]
         raise ValueError(f"no trial of {len(tried)} came to its end; {why}")
     return max(ended, key=lambda trial: (trial.value, -trial.number))
+
+
+def judge(tuning: Tuning, trial: Trial, value: float, epochs: int) -> Trial:
+    """Says what became of a trial, from its last report: the metric, and after how many epochs.
+
+    A metric that is not finite makes it a failure, which is noted in its journal.
+    """
+    where, metric = place(tuning.folder, trial.number), tuning.task.train.PRIMARY
+    said = events(where)
+    if trial.values.get("early_stopping", tuning.config.early_stopping):
+        told = (event for event in said if event["event"] == "epoch" and event["epoch"] < epochs)
+        values = {event["epoch"]: float(event["metrics"][metric]) for event in told}
+        value = max(filter(math.isfinite, [*values.values(), value]), default=value)
+    if not math.isfinite(value):
+        fail(where, f"{metric} is {value} after {epochs} epochs")
+        return replace(trial, state="failed")
+    is_whole = epochs >= tuning.search.max_epochs or any(event["event"] == "ended" for event in said)
+    return replace(trial, state="finished" if is_whole else "stopped", value=value, epochs=epochs)
+
+
+def fail(where: Path, sentence: str) -> None:
+    """Notes in a trial's journal why it failed, unless the disk is full."""
+    with contextlib.suppress(OSError):
+        note(where, {"event": "error", "rank": 0, "sentence": sentence})
+
+
+def has_failed(where: Path) -> bool:
+    """Whether the last word of a trial's journal is that it failed."""
+    said = events(where)
+    return bool(said) and said[-1]["event"] == "error"
+
+
+def is_full(problem: BaseException) -> bool:
+    """Whether what ended a trial is a disk that is full, which says nothing of the trial's settings."""
+    one: BaseException | None = problem
+    while one is not None:
+        if getattr(one, "errno", None) in journaling.FULL or any(words in str(one) for words in FULL):
+            return True
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return False
 
 
 def place(folder: Path, number: int) -> Path:
@@ -192,3 +246,31 @@ def start(tuning: Tuning, number: int, values: dict[str, Any]) -> Run:
 def clean(folder: Path, number: int) -> None:
     """Removes the checkpoints of a trial that is done; its journal stays."""
     shutil.rmtree(place(folder, number) / "checkpoints", ignore_errors=True)
+
+
+def data(run: Run) -> "Data":
+    """Loads a trial's data, once for all trials of a process whose settings are alike where loading reads them."""
+    values = vars(run.config)
+    for word, seen, read, kept in _kept:
+        if word == run.word and all(seen[name] == values[name] for name in read):
+            return kept
+    _kept.clear()
+    noting, read = _noting(run.config)
+    loaded = run.task.data.load(noting)
+    _kept.append((run.word, values, read, loaded))
+    return loaded
+
+
+def _noting(config: Settings) -> tuple[Any, set[str]]:
+    """Copies settings so that the copy notes which of its fields are read, from now on."""
+    names, read = {field.name for field in fields(config)}, set[str]()
+
+    class Noting(type(config)):
+        def __getattribute__(self, name: str) -> Any:
+            if name in names:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    copy = object.__new__(Noting)
+    object.__getattribute__(copy, "__dict__").update(vars(config))
+    return copy, read

@@ -1,13 +1,14 @@
 """Replays a search for settings into MLflow: one parent run, a child for each trial, and a plot of all."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipelines import plots, tracking, trials
-from pipelines.recorder import Recorder
+from pipelines.recorder import MEMORY, Recorder
 
 
 class TrialRecorder(Recorder):
@@ -76,8 +77,22 @@ class TuneRecorder(Recorder):
         figures = plots.draw_trials(list(tried.values()), curves, best["number"])
         plots.save(figures, self.run_dir / "plots")
         tracker.describe({}, {"eagerly.best": json.dumps(best["values"]), "eagerly.best_trial": best["number"]})
+        _adopt(tracker, self.run_dir / trials.BEST / MEMORY)
         tracker.finish(figures, None, self.run_dir / "journal.jsonl")
         return {"run_dir": str(self.run_dir), "unfinished": False, "run_id": tracker.run_id}
+
+
+def _adopt(tracker: tracking.Tracker, memory: Path) -> None:
+    """Makes the run of the best a child of the search's, if it was recorded before MLflow knew of the search."""
+    if not memory.exists():
+        return
+    child = copy.copy(tracker)
+    child.run_id = json.loads(memory.read_text())["run_id"]
+    try:
+        child.describe({}, {tracking.PARENT: tracker.run_id})
+    except Exception as problem:
+        if tracking.explain(problem)[1]:
+            raise  # MLflow is away; else it is another one than the best went to, or that was deleted
 
 
 def _curve(folder: Path) -> dict[int, dict[str, float]]:

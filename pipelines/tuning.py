@@ -4,12 +4,11 @@ What is asked and what came of it is in the search's journal, and each trial is 
 checkpoints: a search that was killed goes on from these, and runs no trial again that had come to its end.
 """
 
-import contextlib
 import os
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import optuna
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from pipelines import capacity, journaling, launch, spaces, trials
-from pipelines.examples import Data
-from pipelines.journal import Journal, Reader, note
+from pipelines.journal import Journal, Reader
 from pipelines.runs import Run
-from pipelines.settings import Settings
 from pipelines.trials import Trial, Tuning
 
 SETTINGS = {
@@ -32,20 +30,26 @@ SETTINGS = {
 }
 """Tune's own settings: no logs beside our journals, no table on the terminal, Ctrl-C as everywhere."""
 LOST_WORKERS = 2
-"""So often a trial whose process was lost is begun again, from its checkpoint."""
-_kept: list[tuple[str, dict[str, Any], set[str], Data]] = []
-"""At most one data set of this process: its task, the settings it was loaded with, and which of them were read."""
+"""So often a trial whose process was lost is begun again, from its checkpoint, before the search is ended."""
 
 
 def search(tuning: Tuning, say: Callable[[str], None]) -> Trial:
     """Runs the trials that are still to run and returns the best.
 
-    say: gets a sentence as each trial ends. Raises ValueError when none came to its end.
+    say: gets a sentence as each trial ends. Raises ValueError when none came to its end, and when the machine cut the
+    search short: trials that a full disk or lost processes ended are run again when it is resumed.
     """
     start(tuning, say)
     try:
         with journaling.opened(tuning.folder) as journal:
-            _fit(tuning, Proposer(tuning, journal, say))
+            proposer = Proposer(tuning, journal, say)
+            _fit(tuning, proposer)
+            if proposer.halted:
+                raise ValueError(proposer.halted)
+    except OSError as problem:  # of Tune, which writes there too
+        if not trials.is_full(problem):
+            raise
+        raise ValueError(journaling.full(tuning.folder, problem)) from problem
     finally:
         shutil.rmtree(tuning.folder / "ray", ignore_errors=True)
     return trials.best(tuning.folder)
@@ -83,6 +87,7 @@ def _fit(tuning: Tuning, proposer: "Proposer") -> None:
             name="ray",
             storage_path=str(tuning.folder),
             verbose=0,
+            stop=Halt(proposer),
             failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
         ),
     )
@@ -121,6 +126,9 @@ class Proposer(Searcher):
         self._next = 0
         self._open: dict[str, tuple[Trial, optuna.trial.Trial]] = {}
         self._best = float("-inf")
+        self._lost = {event["number"] for event in trials.events(tuning.folder) if event["event"] == "lost"}
+        self.halted = ""
+        """Why the search ends before its trials have, if it does."""
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         """Accepts what Tune says of metric and mode, which is known already."""
@@ -128,7 +136,7 @@ class Proposer(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Gives the next trial: its folder, its number and the values of its settings."""
-        if self._next >= self._tuning.search.trials:
+        if self.halted or self._next >= self._tuning.search.trials:
             return Searcher.FINISHED
         number, self._next = self._next, self._next + 1
         earlier = self._earlier.get(number)
@@ -150,10 +158,12 @@ class Proposer(Searcher):
             self._open[trial_id][1].report(result[str(self.metric)], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Writes down what came of a trial, and tells Optuna."""
+        """Writes down what came of a trial, and tells Optuna; one that its machine ended counts as running."""
         trial, asked = self._open.pop(trial_id)
         if trial.state not in trials.DONE:
             trial = self._judge(trial, result or {}, error)
+            if trial.state not in trials.DONE:
+                return
             ended = {"state": trial.state, "value": trial.value, "epochs": trial.epochs}
             self._journal.append({"event": "done", "number": trial.number, **ended})
             trials.clean(self._tuning.folder, trial.number)
@@ -166,12 +176,19 @@ class Proposer(Searcher):
         self._say(self._sentence(trial))
 
     def _judge(self, trial: Trial, result: dict[str, Any], error: bool) -> Trial:
-        if error or not result or result.get("failed"):
-            return Trial(trial.number, trial.values, "failed")
-        value, epochs = float(result[str(self.metric)]), int(result["epoch"])
-        said = trials.events(trials.place(self._tuning.folder, trial.number))
-        is_whole = epochs >= self._tuning.search.max_epochs or any(event["event"] == "ended" for event in said)
-        return Trial(trial.number, trial.values, "finished" if is_whole else "stopped", value, epochs)
+        number, again = trial.number, f"`eagerly tune --resume {self._tuning.folder}`"
+        if error and number not in self._lost:
+            self._journal.append({"event": "lost", "number": number})
+            lost = f"the process of trial {number + 1} was lost {LOST_WORKERS + 1} times, as when memory runs out"
+            self.halted = self.halted or f"{lost}; {again} runs it again"
+        elif why := result.get("halted"):
+            why = f"trial {number + 1} cannot go on: {why.partition('; make room')[0]}"
+            self.halted = self.halted or f"{why}; make room, then {again} goes on"
+        elif error or not result or result.get("failed"):
+            return replace(trial, state="failed")
+        else:
+            return trials.judge(self._tuning, trial, float(result[str(self.metric)]), int(result["epoch"]))
+        return trial
 
     def _sentence(self, trial: Trial) -> str:
         shown = ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in trial.values.items())
@@ -190,6 +207,22 @@ class Proposer(Searcher):
         """Has nothing to take from Tune."""
 
 
+class Halt(Stopper):
+    """Has Tune end all trials when the machine has ended one."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        """Takes who knows."""
+        self._proposer = proposer
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Ends no trial for what it reports."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all are to end."""
+        return bool(self._proposer.halted)
+
+
 def distribution(dimension: spaces.Dimension) -> Any:
     """Gives a dimension in Optuna's terms."""
     kind, values = dimension.kind, dimension.values
@@ -201,18 +234,25 @@ def distribution(dimension: spaces.Dimension) -> Any:
 
 
 def _try(asked: dict[str, Any]) -> None:
-    """Runs in a trial's process; what is refused is not tried again, and why a trial failed is in its journal."""
+    """Runs in a trial's process; what fails is not tried again, and why is in the trial's journal."""
     tuning, number = trials.reopen(Path(asked["folder"])), asked["number"]
+    where = trials.place(tuning.folder, number)
+    metric, epochs = tuning.task.train.PRIMARY, tuning.search.max_epochs
+    failed: dict[str, Any] = {metric: float("-inf"), "epoch": epochs, "failed": True}
+    if not asked["done"] and trials.has_failed(where):
+        tune.report(failed)
+        return
     try:
         _train(trials.start(tuning, number, asked["values"]), tuning, asked)
     except Exception as problem:
-        refused = isinstance(problem, ValueError)
-        sentence = str(problem) if refused else f"{type(problem).__name__}: {problem}"
-        with contextlib.suppress(OSError):  # of a full disk
-            note(trials.place(tuning.folder, number), {"event": "error", "rank": 0, "sentence": sentence})
-        if not refused:
-            raise
-        tune.report({tuning.task.train.PRIMARY: float("-inf"), "epoch": tuning.search.max_epochs, "failed": True})
+        if trials.is_full(problem):
+            failed["halted"] = str(problem)
+        else:
+            refused = isinstance(problem, ValueError)
+            trials.fail(where, str(problem) if refused else f"{type(problem).__name__}: {problem}")
+            if tuning.launch.gpu and not refused:
+                raise  # so that its process ends: the GPU may be of no use to it any more; the next reports the failure
+        tune.report(failed)
 
 
 def _train(run: Run, tuning: Tuning, asked: dict[str, Any]) -> None:
@@ -237,7 +277,7 @@ def _train(run: Run, tuning: Tuning, asked: dict[str, Any]) -> None:
 
         place = Place(device="cuda" if tuning.launch.gpu else "cpu", threads=tuning.launch.threads or 1)
         keeping = Keeping(anyway=asked["anyway"])
-        loop.run(run.task, run.config, run.folder, place, emit, _data(run), keeping=keeping, test=False)
+        loop.run(run.task, run.config, run.folder, place, emit, trials.data(run), keeping=keeping, test=False)
         journal.append({"event": "ended"})
 
 
@@ -246,31 +286,3 @@ def _tell(event: dict[str, Any], tuning: Tuning) -> int:
     metric = tuning.task.train.PRIMARY
     tune.report({metric: event["metrics"][metric], "epoch": event["epoch"] + 1})
     return event["epoch"] + 1
-
-
-def _data(run: Run) -> Data:
-    """Loads the trial's data, once for all trials of a process whose settings are alike where loading reads them."""
-    values = vars(run.config)
-    for word, seen, read, data in _kept:
-        if word == run.word and all(seen[name] == values[name] for name in read):
-            return data
-    _kept.clear()
-    noting, read = _noting(run.config)
-    data = run.task.data.load(noting)
-    _kept.append((run.word, values, read, data))
-    return data
-
-
-def _noting(config: Settings) -> tuple[Any, set[str]]:
-    """Copies settings so that the copy notes which of its fields are read, from now on."""
-    names, read = {field.name for field in fields(config)}, set[str]()
-
-    class Noting(type(config)):
-        def __getattribute__(self, name: str) -> Any:
-            if name in names:
-                read.add(name)
-            return super().__getattribute__(name)
-
-    copy = object.__new__(Noting)
-    object.__getattribute__(copy, "__dict__").update(vars(config))
-    return copy, read

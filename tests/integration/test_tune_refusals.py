@@ -62,3 +62,27 @@ def test_trials_that_all_raise_end_the_search_with_what_the_first_raised(ray_clu
     with pytest.raises(ValueError, match=r"no trial of 2 came to its end; KeyError: 'label'"):
         tuning.search(create(tmp_path / "search", str(place), local=True), said.append)
     assert [sentence.split()[2] for sentence in said] == ["failed", "failed"]
+    for number in range(2):
+        kinds = [event["event"] for event in trials.events(trials.place(tmp_path / "search", number))]
+        assert kinds.count("error") == 1, "it is run once"
+
+
+@pytest.mark.timeout(300)
+def test_trials_that_a_full_disk_ends_are_run_again_when_the_search_is_resumed(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    place, room = tmp_path / "filling", tmp_path / "room"
+    shutil.copytree(REGRESSION, place, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (place / "train.py").read_text()
+    full = f"    if not __import__('os').path.exists({str(room)!r}):\n"
+    full += '        raise OSError(28, "No space left on device")\n'
+    (place / "train.py").write_text(code.replace("    x_B1, y_B1 = batch\n", f"{full}    x_B1, y_B1 = batch\n", 1))
+    made, said = create(tmp_path / "search", str(place), local=True), list[str]()
+    with pytest.raises(
+        ValueError, match=r"cannot go on: .*No space left.*; make room, then `eagerly tune --resume .*`"
+    ):
+        tuning.search(made, said.append)
+    assert said == [] and {trial.state for trial in trials.known(made.folder).values()} == {"running"}
+    room.touch()
+    tuning.search(trials.reopen(made.folder), said.append)
+    assert [trial.state for trial in trials.known(made.folder).values()] == ["finished", "finished"] and len(said) == 2

@@ -29,6 +29,10 @@ def config() -> object:
         ("image_size", " logint( 8,64 ) ", Dimension("logint", (8, 64))),
         ("optimizer", "choice('sgd', 'adam')", Dimension("choice", ("sgd", "adam"))),
         ("augment", "choice(True, False)", Dimension("choice", (True, False))),
+        ("schedule", "choice('cosine', 'wsd')", Dimension("choice", ("cosine", "wsd"))),
+        ("micro_batch", "choice('auto', 32)", Dimension("choice", ("auto", 32))),
+        ("micro_batch", "int(1, 32)", Dimension("int", (1, 32))),
+        ("lr", "choice(1, 0.5)", Dimension("choice", (1, 0.5))),
     ],
 )
 def test_words_become_dimensions(name: str, words: str, dimension: Dimension, config: object) -> None:
@@ -46,7 +50,26 @@ def test_words_become_dimensions(name: str, words: str, dimension: Dimension, co
         ("lr", "loguniform(0, 1)", r"loguniform takes a lower and a higher number above 0"),
         ("lr", "uniform(1)", r"uniform takes a lower and a higher number"),
         ("dropout", "uniform(0, 1.5)", r"holds dropout = 1\.5: --dropout is 1\.5; it must be at least 0 and below 1"),
-        ("batch_size", "uniform(8, 64)", r"batch_size is 8\.0 in the search space, and the setting is a int such as"),
+        (
+            "batch_size",
+            "uniform(8, 64)",
+            r"batch_size is 8\.0 in the search space; the setting is a whole number, such as 128",
+        ),
+        ("batch_size", "choice(True)", r"batch_size is True in the search space; the setting is a whole number"),
+        ("augment", "choice(0, 1)", r"augment is 0 in the search space; the setting is True or False, such as True"),
+        (
+            "schedule",
+            "choice('cosine', 'linear')",
+            r"schedule is 'linear' in the search space; the setting is 'constant' or 'onecycle' or 'cosine' or 'wsd'",
+        ),
+        (
+            "micro_batch",
+            "choice('most')",
+            r"micro_batch is 'most' .*; the setting is 'auto' or a whole number, such as",
+        ),
+        ("image_size", f"int(8, 1{'0' * 400})", r"int takes a lower and a higher number, at most 2\*\*53"),
+        ("lr", f"uniform(0, 1{'0' * 400})", r"uniform takes a lower and a higher number"),
+        ("lr", f"choice(1{'0' * 400})", r"lr is 10*0 in the search space; the setting is a finite number, such as"),
         ("batch_size", "choice()", r"batch_size is 'choice\(\)' in the search space; write one of"),
     ],
 )
@@ -90,6 +113,7 @@ def test_a_space_that_names_no_field_leaves_no_folder(tmp_path: Path, monkeypatc
 def test_the_best_is_the_best_of_the_trials_that_came_to_their_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     ends = [("stopped", 0.9, 1), ("finished", 0.7, 8), ("finished", 0.8, 8), ("failed", float("-inf"), 0)]
+    ends += [("finished", float("nan"), 8), ("finished", float("inf"), 8)]
     for number, (state, value, epochs) in enumerate(ends):
         journal.append({"event": "trial", "number": number, "values": {"lr": number}})
         journal.append({"event": "done", "number": number, "state": state, "value": value, "epochs": epochs})
