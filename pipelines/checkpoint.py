@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from pipelines import sealed
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
+NAMED = re.compile(r"step-(\d+)(?:-(\d+))?")
+"""A checkpoint's name: its step, and its number among those of that step, where it is not the first."""
 KEPT = 2
 ATTEMPTS = 5
 """Times that a folder is looked through again because another process took away what was being read."""
@@ -36,10 +39,8 @@ def write_parts(
     folder: Path, step: int, skeleton: Any, tensors: Mapping[str, Tensor], score: float | None, keep: int
 ) -> Path:
     """Writes a checkpoint as `write` does, from parts in host memory, no two of which share it."""
-    place, times = folder / f"step-{step:09d}", 1
-    while place.exists():
-        times += 1
-        place = folder / f"step-{step:09d}-{times}"
+    before = [number for then, number in (order(place.name) for place in steps(folder)) if then == step]
+    place = folder / (f"step-{step:09d}-{max(before) + 1}" if before else f"step-{step:09d}")
     try:
         sealed.write(place, lambda rough: _fill(rough, skeleton, tensors), {"step": step, "score": score})
     except BaseException:
@@ -85,7 +86,8 @@ def set_aside(folder: Path) -> None:
 
 def steps(folder: Path) -> list[Path]:
     """Lists the checkpoints below a folder, whole or not, the oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    found = [place for place in folder.glob("step-*") if NAMED.fullmatch(place.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda place: order(place.name))
 
 
 def whole(folder: Path) -> list[Path]:
@@ -103,15 +105,22 @@ def is_whole(place: Path) -> bool:
 
 
 def step_of(name: str) -> int:
-    """Reads the step from a checkpoint's name; a step that was taken again has a number of its own behind it."""
-    return int(name.split("-")[1])
+    """Reads the step from a checkpoint's name."""
+    return order(name)[0]
+
+
+def order(name: str) -> tuple[int, int]:
+    """Reads from a checkpoint's name how new it is: its step, and its number among those of that step."""
+    found = NAMED.fullmatch(name)
+    assert found, name
+    return int(found[1]), int(found[2] or 1)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Deletes all but the newest `keep` and the best, and what was set aside."""
     found = steps(folder)
     scores = {place: score for place in found if (score := _score(place)) is not None}
-    best = max(scores, key=lambda place: (scores[place], place.name), default=None)
+    best = max(scores, key=lambda place: (scores[place], order(place.name)), default=None)
     old = [place for place in found[:-keep] if place != best]
     for place in [*old, *folder.glob("corrupt-step-*")]:
         shutil.rmtree(place, ignore_errors=True)

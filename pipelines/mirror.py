@@ -10,8 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from pipelines import checkpoint, sealed
-from pipelines.storage import ABOUT, ANSWER_SECONDS, Storage, identify, sentence
+from pipelines import checkpoint, journal, sealed
+from pipelines.storage import ABOUT, ANSWER_SECONDS, Storage, identify, keep_apart, sentence
 
 RETRY_SECONDS = 5.0
 LAST_ATTEMPTS, LAST_SECONDS = 3, 0.5
@@ -27,12 +27,13 @@ class Mirror:
     def __init__(self, address: str, run_dir: Path) -> None:
         """Begins when it is first woken. Raises ValueError for an address that cannot be one."""
         self._storage, self._run_dir, self._name = Storage(address), run_dir, run_dir.name
-        self._idle = "://" not in address and Path(address).resolve() == run_dir.resolve().parent
+        self._idle = self._storage.holds(run_dir)
         self._woken, self._closing, self._whole = threading.Event(), threading.Event(), False
         self._thread: threading.Thread | None = None
         self._said: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._problem = ""
-        self._ours = False
+        self._ours = self._has_looked = False
+        self._pushed: dict[str, tuple[int, int, int]] = {}
 
     def wake(self) -> None:
         """Says that there is something new to copy."""
@@ -60,7 +61,7 @@ class Mirror:
         """Copies what is left here, and deletes the checkpoints of later steps there."""
         self.close(LAST_ATTEMPTS * ANSWER_SECONDS, whole=False)
         try:
-            for name in [] if self._idle else self._storage.names(f"{self._name}/checkpoints"):
+            for name in [] if self._idle else self._there():
                 if checkpoint.step_of(name) > step:
                     self._storage.remove(f"{self._name}/checkpoints/{name}")
         except OSError as problem:
@@ -72,11 +73,11 @@ class Mirror:
         if self._idle:
             return
         folder = self._run_dir / "checkpoints"
-        newest = max((place.name for place in checkpoint.whole(folder)), default="")
+        newest = max((checkpoint.order(place.name) for place in checkpoint.whole(folder)), default=(-1, 0))
         try:
             self._check_ours()
-            there = self._storage.names(f"{self._name}/checkpoints")
-            for name in sorted((name for name, whole in there.items() if whole and name > newest), reverse=True):
+            there = [name for name, whole in self._there().items() if whole and checkpoint.order(name) > newest]
+            for name in sorted(there, key=checkpoint.order, reverse=True):
                 with contextlib.suppress(sealed.Corrupt):
                     shutil.rmtree(folder / name, ignore_errors=True)
                     self._storage.fetch_sealed(f"{self._name}/checkpoints/{name}", folder / name)
@@ -107,28 +108,53 @@ class Mirror:
     def _copy(self) -> None:
         """Makes the storage hold what is here; deletes there only what is older than a whole checkpoint there."""
         self._check_ours()
-        for path in sorted(self._run_dir.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                self._storage.push(path, f"{self._name}/{path.name}")
-        self._copy_checkpoints()
+        ready = checkpoint.steps(self._run_dir / "checkpoints")  # before the journal, which then tells of them all
+        self._copy_files()
+        self._copy_checkpoints(ready)
         if self._whole and (self._run_dir / FINISHED).is_dir():
             self._storage.push_sealed(self._run_dir / FINISHED, f"{self._name}/{FINISHED}")
 
-    def _copy_checkpoints(self) -> None:
+    def _copy_files(self) -> None:
+        """Copies what has changed since it was copied, or is not there any more as it was."""
+        sizes = self._storage.sizes(self._name)
+        if not self._has_looked and journal.NAME in sizes:
+            self._keep_journal()
+        self._has_looked = True
+        for path in sorted(self._run_dir.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                about = path.stat()
+                now = (about.st_ino, about.st_size, about.st_mtime_ns)
+                if self._pushed.get(path.name) != now or sizes.get(path.name) != about.st_size:
+                    self._storage.push(path, f"{self._name}/{path.name}")
+                    self._pushed[path.name] = now
+
+    def _keep_journal(self) -> None:
+        """Keeps what the journal there tells and the one here does not, before that one takes its place."""
+        if kept := keep_apart(self._storage, self._name, self._run_dir):
+            place = f"{self._storage.address}/{self._name}"
+            problem = f"the journal in {place!r} tells of more than the one here, and is kept as {kept} beside it"
+            self._said.put({"event": "storage", "problem": problem})
+
+    def _copy_checkpoints(self, ready: list[Path]) -> None:
         """Copies what lacks there, the newest first: a slow storage has few of them, and the one that counts."""
         folder, name_there = self._run_dir / "checkpoints", f"{self._name}/checkpoints"
-        there = self._storage.names(name_there)
-        for place in reversed(checkpoint.steps(folder)):
+        there = self._there()
+        for place in reversed(ready):
             if not there.get(place.name):
                 with self._held(place) as held:
                     if held is not None:
                         self._storage.push_sealed(held, f"{name_there}/{place.name}")
-        there = self._storage.names(name_there)
-        newest = max((name for name, whole in there.items() if whole), default="")
+        there = self._there()
+        newest = max((checkpoint.order(name) for name, whole in there.items() if whole), default=(-1, 0))
         here = {place.name for place in checkpoint.steps(folder)}
         for name in sorted(there.keys() - here if here else ()):
-            if name < newest:
+            if checkpoint.order(name) < newest:
                 self._storage.remove(f"{name_there}/{name}")
+
+    def _there(self) -> dict[str, bool]:
+        """Lists the checkpoints there, and whether each is whole."""
+        found = self._storage.names(f"{self._name}/checkpoints")
+        return {name: whole for name, whole in found.items() if checkpoint.NAMED.fullmatch(name)}
 
     @contextlib.contextmanager
     def _held(self, place: Path) -> Iterator[Path | None]:
@@ -152,7 +178,10 @@ class Mirror:
         about = self._run_dir / ABOUT
         if self._ours or not about.exists() or ABOUT not in self._storage.files(self._name):
             return
-        if identify(self._storage.read(f"{self._name}/{ABOUT}")) != identify(about.read_bytes()):
+        found = identify(self._storage.read(f"{self._name}/{ABOUT}"))
+        if found is None:  # as a process leaves it that was killed while it copied: it is written anew
+            return
+        if found != identify(about.read_bytes()):
             address = f"{self._storage.address}/{self._name}"
             raise ValueError(f"{address!r} holds another run; give this one another name by --run-dir")
         self._ours = True

@@ -18,7 +18,7 @@ def bring(address: str, run_dir: Path, say: Callable[[str], None], is_stopped: C
     place, until, has_said = f"{address.rstrip('/')}/{run_dir.name}", time.monotonic() + WAIT_SECONDS, False
     while True:
         try:
-            storage.fetch_run(place, run_dir.parent)
+            storage.fetch_run(place, run_dir.parent, say)
             return
         except ValueError as problem:
             if not isinstance(problem.__cause__, OSError):  # it answered

@@ -106,6 +106,31 @@ def test_a_step_taken_again_is_the_newer_one(tmp_path: Path) -> None:
     assert found[0] == {"history": "second"}
 
 
+@pytest.mark.parametrize("times", [3, 11])
+def test_a_step_taken_again_and_again_stays_the_newest_though_older_ones_are_deleted(
+    tmp_path: Path, times: int
+) -> None:
+    for time in range(times):
+        checkpoint.write(tmp_path, 5, {"time": time}, keep=1)
+    assert checkpoint.latest(tmp_path) == ({"time": times - 1}, [])
+    assert len(checkpoint.steps(tmp_path)) == 1
+
+
+def test_the_best_of_a_step_taken_again_is_the_newer_one(tmp_path: Path) -> None:
+    for _ in range(10):
+        checkpoint.write(tmp_path, 5, {}, 0.5, keep=2)
+    checkpoint.write(tmp_path, 6, {}, keep=1)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-000000005-10", "step-000000006"]
+
+
+def test_a_folder_that_a_user_put_aside_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path, 5, {"step": 5}).rename(tmp_path / "step-000000005-mine")
+    checkpoint.write(tmp_path, 4, {"step": 4})
+    checkpoint.forget_after(tmp_path, 4)
+    assert checkpoint.latest(tmp_path) == ({"step": 4}, [])
+    assert (tmp_path / "step-000000005-mine").is_dir()
+
+
 def test_what_a_dead_process_left_half_written_is_swept_and_a_live_one_s_is_not(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass

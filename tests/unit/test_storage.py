@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import training
+from disks import no_file_beyond
 from training import PARITY
 
 from pipelines import checkpoint, runs, sealed, storage, tasks
@@ -30,7 +31,7 @@ def run_dir(tmp_path: Path) -> Path:
     return runs.create(PARITY, task, task.config.Config(epochs=2), Launch(), tmp_path / "here" / "run").folder
 
 
-def _train(run_dir: Path, there: Path, **more: Any) -> training.Outcome:
+def _train(run_dir: Path, there: Path | str, **more: Any) -> training.Outcome:
     return training.train(run_dir, PARITY, keeping=Keeping(storage=str(there)), **EPOCHS, **more)
 
 
@@ -137,10 +138,121 @@ def test_a_storage_that_cannot_be_written_stops_no_training(run_dir: Path, there
     assert "cannot be reached or written" in event["problem"] and "training goes on" in event["problem"]
 
 
-def test_a_run_folder_below_its_own_storage_is_not_copied_onto_itself(run_dir: Path) -> None:
-    outcome = _train(run_dir, run_dir.parent)
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file://{}/../here/"])
+def test_a_run_folder_below_its_own_storage_is_not_copied_onto_itself(run_dir: Path, form: str) -> None:
+    (run_dir / "journal.jsonl").write_text('{"event": "loading"}\n')
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in run_dir.iterdir()}
+    outcome = _train(run_dir, form.format(run_dir.parent))
     assert outcome.named("storage") == []
     assert len(checkpoint.whole(run_dir / "checkpoints")) >= 2
+    assert {path: (path.read_bytes(), path.stat().st_ino) for path in before} == before
+
+
+def test_a_file_is_not_copied_onto_itself(run_dir: Path, there: Path) -> None:
+    there.symlink_to(run_dir.parent)
+    before = (run_dir / "run.json").stat()
+    storage.Storage(there.as_uri()).push(run_dir / "run.json", "run/run.json")
+    assert (run_dir / "run.json").stat() == before
+
+
+def test_a_copy_that_is_broken_off_leaves_the_old_file(tmp_path: Path, there: Path) -> None:
+    path, bucket = tmp_path / "file", storage.Storage(there.as_uri())
+    path.write_bytes(b"old")
+    bucket.push(path, "run/file")
+    path.write_bytes(bytes(200_000))
+    with no_file_beyond(100_000), pytest.raises(OSError, match="File too large"):
+        bucket.push(path, "run/file")
+    assert [(file.name, file.read_bytes()) for file in (there / "run").iterdir()] == [("file", b"old")]
+
+
+def test_a_description_there_that_is_empty_is_written_anew(run_dir: Path, there: Path) -> None:
+    one, copy = Mirror(str(there), run_dir), there / "run" / "run.json"
+    for mirror in (one, one, Mirror(str(there), run_dir)):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(b"")
+        mirror.forget_after(1000)  # copies what is here
+        assert copy.read_bytes() == (run_dir / "run.json").read_bytes()
+        assert mirror.problems() == []
+
+
+def test_a_description_there_that_is_empty_is_a_sentence_unless_the_run_is_here(
+    tmp_path: Path, run_dir: Path, there: Path
+) -> None:
+    Mirror(str(there), run_dir).close(10, whole=False)
+    (there / "run" / "run.json").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"run' holds no run that can be read: its run\.json is damaged"):
+        storage.fetch_run(str(there / "run"), tmp_path / "elsewhere")
+    assert storage.fetch_run(str(there / "run"), run_dir.parent) == run_dir
+
+
+def test_what_has_not_changed_is_not_copied_again(run_dir: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[str] = []
+    copy = storage.Storage.push
+
+    def noted(self: storage.Storage, path: Path, name: str) -> None:
+        pushed.append(path.name)
+        copy(self, path, name)
+
+    monkeypatch.setattr(storage.Storage, "push", noted)
+    mirror = Mirror(str(there), run_dir)
+    for line in range(3):
+        with (run_dir / "journal.jsonl").open("a") as journal:
+            journal.write(f"{line}\n")
+        mirror.forget_after(1000)
+    assert pushed == ["journal.jsonl", "run.json", "journal.jsonl", "journal.jsonl"]
+    assert (there / "run" / "journal.jsonl").read_text() == "0\n1\n2\n"
+
+
+def test_what_a_killed_process_left_half_copied_spoils_no_checkpoint(
+    tmp_path: Path, run_dir: Path, there: Path
+) -> None:
+    place = checkpoint.write(run_dir / "checkpoints", 5, {"step": 5})
+    left = there / "run" / "checkpoints" / place.name / ".tensors.safetensors.1.rough"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    Mirror(str(there), run_dir).close(10, whole=False)
+    sealed.verify(left.parent)
+    left.write_bytes(b"half")
+    shutil.rmtree(run_dir / "checkpoints")
+    Mirror(str(there), run_dir).fetch_newer()
+    assert checkpoint.latest(run_dir / "checkpoints") == ({"step": 5}, [])
+
+
+def test_the_journal_there_tells_of_every_checkpoint_there(
+    run_dir: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, copy, steps = run_dir / "journal.jsonl", storage.Storage.push, count(1)
+
+    def take_step() -> None:
+        step = next(steps)
+        with journal.open("a") as file:
+            file.write(f"{step}\n")
+        checkpoint.write(run_dir / "checkpoints", step, {}, keep=9)
+
+    def late(self: storage.Storage, path: Path, name: str) -> None:
+        copy(self, path, name)
+        if path == journal:
+            take_step()
+
+    take_step()
+    monkeypatch.setattr(storage.Storage, "push", late)
+    mirror = Mirror(str(there), run_dir)
+    for told in ("1\n", "1\n2\n"):
+        mirror.forget_after(1000)
+        assert (there / "run" / "journal.jsonl").read_text() == told
+        kept = [checkpoint.step_of(place.name) for place in checkpoint.whole(there / "run" / "checkpoints")]
+        assert kept == [int(line) for line in told.split()]
+
+
+def test_a_step_taken_again_is_the_newer_one_there_too(run_dir: Path, there: Path) -> None:
+    for time in range(10):
+        checkpoint.write(run_dir / "checkpoints", 5, {"time": time}, keep=1)
+        if time >= 8:
+            Mirror(str(there), run_dir).close(10, whole=False)
+    assert [place.name for place in checkpoint.whole(there / "run" / "checkpoints")] == ["step-000000005-10"]
+    (run_dir / "checkpoints" / "step-000000005-10").rename(run_dir / "checkpoints" / "step-000000005-9")
+    Mirror(str(there), run_dir).fetch_newer()
+    assert checkpoint.steps(run_dir / "checkpoints")[-1].name == "step-000000005-10"
 
 
 def test_a_run_that_goes_back_on_purpose_forgets_what_came_later_there_too(run_dir: Path, there: Path) -> None:
