@@ -36,12 +36,14 @@ class Endpoint:
         store: Store | None,
         device: str,
         parts: dict[str, list[str]],
+        least_replicas: int,
     ) -> None:
         """Loads and warms up the models, then listens; a replica is ready when its port answers.
 
         Raises ValueError when a model's folder is corrupt, or none has come from the registry.
         """
         ports.narrow()
+        self._least_replicas = least_replicas
         self._apart = await asyncio.to_thread(Apart, parts)
         load = functools.partial(self._apart.load, device=device)
         self._follower = Follower(store, stored, options, load) if store else None
@@ -55,7 +57,7 @@ class Endpoint:
 
     async def check_health(self) -> None:
         """Raises when a model's thread has died, upon which Serve replaces the replica."""
-        self._server.want(serve.get_replica_context().world_size or 1)  # none where the number follows the load
+        self._server.want(expected(serve.get_replica_context().world_size, self._least_replicas))
         self._server.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -103,9 +105,18 @@ def application(
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=options.drain_s + 5,
+        graceful_shutdown_timeout_s=options.notice_s + options.drain_s + 5,
     )
-    return deployment(Endpoint).bind(options, stored, metrics_folder, store, hardware.resources.device, parts or {})
+    device, least_replicas = hardware.resources.device, hardware.scaling.replicas
+    return deployment(Endpoint).bind(options, stored, metrics_folder, store, device, parts or {}, least_replicas)
+
+
+def expected(world_size: int | None, least_replicas: int) -> int:
+    """Says how many replicas there should be at least.
+
+    world_size: what Serve tells a replica, which where their number follows the load is None or 1.
+    """
+    return max(world_size or 0, least_replicas)
 
 
 def _number(scaling: Scaling) -> dict[str, Any]:

@@ -27,14 +27,23 @@ class Health:
     def __init__(self) -> None:
         """Begins with no service."""
         self._states: dict[str, health_pb2.HealthCheckResponse.ServingStatus] = {}
+        self._watched = dict(self._states)
         self._changed = asyncio.Event()
         self._closed = False
 
     def set(self, names: list[str], state: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         """Sets the state of services and tells watchers."""
         self._states.update(dict.fromkeys(names, state))
+        self._watched.update(self._states)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def announce(self, names: list[str]) -> None:
+        """Says NOT_SERVING to those who ask, such as probes, and not yet to watchers.
+
+        Watchers are clients, who would then call no more over connections that still serve them.
+        """
+        self._states.update(dict.fromkeys(names, NOT_SERVING))
 
     def close(self) -> None:
         """Ends the calls of watchers once they are told the last state; a watcher would else keep a server up."""
@@ -58,7 +67,7 @@ class Health:
     async def _watch(self, body: bytes, context: door.Context) -> AsyncIterator[bytes]:
         name, told = await _name(body, context), None
         while True:
-            changed, state = self._changed, self._states.get(name, _UNKNOWN)
+            changed, state = self._changed, self._watched.get(name, _UNKNOWN)
             if state != told:
                 told = state
                 yield _reply(state)

@@ -72,6 +72,8 @@ class Options:
     same precision (exact), bfloat16 too (fast); the fastest with the same answers is taken."""
     tolerance: float = 0.01
     """Most that a score may differ on a path that is not exact, for the path to be taken."""
+    notice_s: float = 0.0
+    """Seconds for which a stopping endpoint serves as ever, new connections too, but tells probes that it goes."""
     drain_s: float = 20.0
     """Seconds that calls in flight have to end when the endpoint stops."""
     poll_s: float = 1.0
@@ -98,7 +100,7 @@ class Options:
         for name in ("max_message_bytes", "max_items", "max_batch", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; the least allowed is 1")
-        for name in ("drain_s", "poll_s", "max_connection_age_s"):
+        for name in ("notice_s", "drain_s", "poll_s", "max_connection_age_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be finite, 0 or more")
         if self.max_held_bytes < self.max_message_bytes:

@@ -18,8 +18,8 @@ from services.probe import Probe
 from services.rpc import Rpc
 from services.slots import Slot
 
-NOTICE_S = 0.1
-"""Seconds between saying NOT_SERVING and closing the port, for those who watch health."""
+FAREWELL_S = 0.1
+"""Seconds between telling those who watch health that the endpoint goes and closing the port."""
 
 
 class Server:
@@ -104,16 +104,18 @@ class Server:
             self._expiry.start()
 
     def retire(self) -> None:
-        """Says NOT_SERVING for good."""
+        """Says NOT_SERVING for good, to those who ask; calls and connections are taken as ever."""
         self._open_inference.is_draining = True
-        self._health.set(self._names(), health.NOT_SERVING)
+        self._health.announce(self._names())
         for slot in self.slots.values():
             slot.replicas.set(0)
 
     async def drain(self) -> None:
-        """Says NOT_SERVING, takes no new connections, finishes the calls in flight, and frees the ports."""
+        """Gives notice, says NOT_SERVING to all, then finishes the calls in flight and frees the ports."""
         self.retire()
-        await asyncio.sleep(NOTICE_S)
+        await asyncio.sleep(self._options.notice_s)
+        self._health.set(self._names(), health.NOT_SERVING)
+        await asyncio.sleep(FAREWELL_S)
         self._health.close()
         self._reflection.close()
         await self._server.stop(self._options.drain_s)

@@ -30,7 +30,7 @@ security:
   tokens: {source: none}
   allowAnonymous: true
   rayTokens: false
-tracking: {enabled: false, uri: "http://tracking.example.org"}
+tracking: {enabled: false, uri: "https://tracking.example.org"}
 """
 
 

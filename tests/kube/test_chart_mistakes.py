@@ -35,6 +35,7 @@ MISTAKES = {
     "a source of certificates that is not there": ("security: {tls: {source: selfsigned}}", "/security/tls/source"),
     "a share above one": ("serving: {options: {abstainBelow: 50}}", "/serving/options/abstainBelow"),
     "models that are never looked for": ("serving: {options: {pollSeconds: 0}}", "/serving/options/pollSeconds"),
+    "a notice that no probe notices": ("serving: {options: {noticeSeconds: 4}}", "/serving/options/noticeSeconds"),
     "a path that is not there": ("serving: {options: {paths: quick}}", "/serving/options/paths"),
     "a schedule that is none": ("retraining: {schedule: daily at 3}", "/retraining/schedule"),
     "retraining of what is not there": ("retraining: {tasks: [translator]}", "/retraining/tasks/0"),
@@ -159,6 +160,22 @@ MISTAKES = {
         "give them as tracking.authSecret",
     ),
     "MLflow for every web page": ("tracking: {allowedHosts: ['*']}", "lets any web page reach MLflow"),
+    "an MLflow behind a closed port": (
+        "tracking: {enabled: false, uri: 'http://mlflow.ml.svc:5000'}",
+        "tracking.uri is reached on port 5000, which networkPolicy.egress.internetPorts closes; add 5000 to that list",
+    ),
+    "an MLflow behind the closed port of its scheme": (
+        "tracking: {enabled: false, uri: 'http://mlflow.example.org/ours:1'}",
+        "tracking.uri is reached on port 80,",
+    ),
+    "an S3 behind a closed port": (
+        "tracking: {artifacts: {store: s3, s3: {uri: 's3://models', endpoint: 'http://minio:9000'}}}",
+        "tracking.artifacts.s3.endpoint is reached on port 9000, which networkPolicy.egress.internetPorts closes",
+    ),
+    "a collector behind a closed port": (
+        "serving: {options: {otlpEndpoint: 'http://otel:4318'}}",
+        "serving.options.otlpEndpoint is reached on port 4318, which networkPolicy.egress.internetPorts closes",
+    ),
     "artifacts nowhere": ("tracking: {artifacts: {store: s3}}", "tracking.artifacts.s3.uri says not where"),
     "a database nowhere": ("database: {kind: external}", "database.external.secretName names no Secret"),
     "a database that is not used": ("database: {external: {secretName: mine}}", "set the kind to external"),
@@ -172,6 +189,22 @@ def test_a_mistake_is_refused_in_words_that_name_it(mistake: str):
     assert output.returncode != 0, f"{mistake} was taken"
     assert words in " ".join(output.stderr.split()), output.stderr
     assert "nil pointer" not in output.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "serving: {options: {otlpEndpoint: 'https://otel.example.org'}}",
+        "{serving: {options: {otlpEndpoint: 'http://otel:4318'}}, networkPolicy: {egress: {internetPorts: [4318]}}}",
+        "{serving: {options: {otlpEndpoint: 'http://[::1]:4318'}}, networkPolicy: {egress: {enabled: false}}}",
+        "{serving: {options: {otlpEndpoint: 'http://otel:4318'}}, networkPolicy: {enabled: false}}",
+        "{serving: {enabled: false, options: {otlpEndpoint: 'http://otel:4318'}}}",
+        "tracking: {artifacts: {s3: {endpoint: 'http://minio:9000'}}}",
+    ],
+)
+def test_a_url_on_an_open_port_or_that_nobody_uses_is_taken(values: str):
+    output = template(values)
+    assert output.returncode == 0, output.stderr
 
 
 @pytest.mark.parametrize("name", ["a-release-with-a-name-that-is-too-long-for-ray", "9lives"])

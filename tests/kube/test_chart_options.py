@@ -33,6 +33,7 @@ serving:
     inline: false
     paths: fast
     tolerance: 0.00001
+    noticeSeconds: 7.5
     drainSeconds: 21.5
     pollSeconds: 2
     maxConnectionAgeSeconds: 1000000
@@ -46,6 +47,7 @@ security:
   tls: {source: secret, secretName: ours, clientCaSecret: authorities}
   tokens: {source: secret, secretName: hashes}
   jwt: {secretName: keys, issuer: "https://issuer.example.org", audience: eagerly}
+networkPolicy: {egress: {internetPorts: [4318]}}
 """
 """Values other than the chart's own, for all that can be set."""
 PLAIN = """
@@ -103,11 +105,11 @@ def test_numbers_of_any_size_are_numbers_to_the_endpoint(values: str, tmp_path: 
     assert {name: value for name, value in flags(values).items() if name in numbers and isinstance(value, str)} == {}
 
 
-def test_the_chart_asks_for_what_the_command_does_but_for_where_pods_listen_what_locks_them_and_where_calls_are_noted():
+def test_the_chart_asks_for_what_the_command_does_but_for_where_pods_listen_what_locks_them_and_how_they_are_watched():
     given = {field.name: field.default for field in dataclasses.fields(Serve)}
     differs = {name for name, value in flags("").items() if value != given[name]}
     places = {"host", "port", "metrics_host", "probe_host", "probe_port"}
-    assert differs == {*places, "tls_cert", "tls_key", "tokens", "access_log", "threads", "max_replicas"}
+    assert differs == {*places, "tls_cert", "tls_key", "tokens", "access_log", "threads", "max_replicas", "notice_s"}
 
 
 @pytest.mark.parametrize("name", ["defaults", *NAMES])

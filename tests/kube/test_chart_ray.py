@@ -34,7 +34,9 @@ def test_a_head_that_keeps_its_state_in_redis_has_the_password_from_a_secret():
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # ray.serve's own
-@pytest.mark.parametrize("values", ["", "serving: {handoverSeconds: 7, options: {drainSeconds: 40.5}}"])
+@pytest.mark.parametrize(
+    "values", ["", "serving: {handoverSeconds: 7, options: {noticeSeconds: 5.25, drainSeconds: 40.5}}"]
+)
 def test_ray_and_the_kubelet_give_a_pod_that_ends_the_time_to_hand_its_replica_over_and_to_answer_its_calls(
     values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -52,6 +54,15 @@ def test_ray_and_the_kubelet_give_a_pod_that_ends_the_time_to_hand_its_replica_o
         given_s = int(str(variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]))
         assert handover_s + stop_s <= given_s < handover_s + stop_s + 1, title
         assert pod["spec"]["terminationGracePeriodSeconds"] == given_s + 10, title
+
+
+@pytest.mark.parametrize("name", ["defaults", *NAMES])
+def test_a_replica_that_stops_serves_on_for_longer_than_its_pods_readiness_takes_to_notice(name: str):
+    for service in of_kind(rendered(name), "RayService"):
+        pods = {title.rpartition("/")[2]: pod for title, pod in pod_templates([service]).items()}
+        for application in yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]:
+            (probe,) = [one["readinessProbe"] for one in containers(pods[application["name"]]) if one.get("ports")]
+            assert application["args"]["options"]["notice_s"] > probe["periodSeconds"] * probe["failureThreshold"]
 
 
 def test_training_on_gpus_scales_by_itself_between_its_bounds():

@@ -46,6 +46,15 @@ def test_every_container_is_restricted_and_its_root_is_read_only(name: str):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_no_pod_mounts_the_key_of_the_authority_that_signs_the_generated_certificate(name: str):
+    volumes = [one for pod in pod_templates(rendered(name)).values() for one in pod["spec"].get("volumes", [])]
+    chosen = [one["secret"] for one in volumes if one.get("secret", {}).get("secretName") == "eagerly-tls"]
+    assert chosen or name in ("tls-auth", "gateway", "plaintext")
+    for secret in chosen:
+        assert {item["key"] for item in secret["items"]} <= {"tls.crt", "tls.key", "ca.crt"}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_only_pods_that_ask_the_kubernetes_api_have_a_token_for_it(name: str):
     pods = pod_templates(rendered(name))
     assert {title for title, pod in pods.items() if pod["spec"]["automountServiceAccountToken"]} <= WITH_TOKEN

@@ -8,7 +8,6 @@ from typing import Any
 
 import endpoints
 import grpc
-import pytest
 import registries
 import relays
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,7 +15,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks.frames import DATA
 from eagerly.client import Client
 from eagerly.v1 import sentiment_pb2
-from services import server
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 CALLS = 16
@@ -39,10 +37,7 @@ def places(line: relays.Line, kind: int, words: bytes = b"") -> list[int]:
     return [at for at, frame in enumerate(line.answered) if frame.kind == kind and words in frame.payload]
 
 
-def test_watchers_hear_not_serving_before_the_connection_drains_and_calls_in_flight_are_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(server, "NOTICE_S", 0.5)
+def test_watchers_hear_not_serving_before_the_connection_drains_and_calls_in_flight_are_answered(tmp_path: Path):
     model = endpoints.Gate()
     running = endpoints.Endpoint([endpoints.loaded("sentiment", model)], tmp_path)
     running.run(running.server.start())

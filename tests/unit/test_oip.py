@@ -19,7 +19,6 @@ from grpc_reflection.v1alpha import proto_reflection_descriptor_database as refl
 from inference import batch, call, infer, values
 
 from eagerly.v1 import sentiment_pb2
-from services import server
 from services.oip import open_inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -203,9 +202,9 @@ def test_open_and_typed_callers_share_a_batch(tmp_path: Path) -> None:
     assert sorted(gate.seen[-1]) == ["open", "typed"]
 
 
-def test_a_draining_server_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "NOTICE_S", 1.0)
-    running = endpoints.Endpoint([endpoints.loaded("parity", inference.own_model("parity"))], tmp_path)
+def test_a_draining_server_is_not_ready(tmp_path: Path) -> None:
+    models = [endpoints.loaded("parity", inference.own_model("parity"))]
+    running = endpoints.Endpoint(models, tmp_path, notice_s=1.0)
     running.run(running.server.start())
     with grpc.insecure_channel(running.address) as channel:
         ready, model = pb.ServerReadyRequest(), pb.ModelReadyRequest(name="parity")

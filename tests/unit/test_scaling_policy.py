@@ -7,6 +7,8 @@ import pytest
 
 from eagerly import flags
 from eagerly.commands.serve import Serve
+from services.options import Options
+from services.resources import Hardware
 from services.scaling import BUSY, LOOP, QUEUE_S, Meter, QueuePolicy, Scaling, Thread, wanted
 
 TARGET_S = 0.05
@@ -56,6 +58,25 @@ def test_replicas_are_wanted_for_event_loops_that_are_full(now: int, busy: list[
 )
 def test_a_replica_is_added_where_busy_ones_refuse_calls(busy: list[float], refused: list[float], then: int):
     assert wanted(1, [0.03], busy, TARGET_S, [0.1], refused) == then
+
+
+@pytest.mark.parametrize(
+    ("world_size", "scaling", "then"),
+    [
+        (3, {"replicas": 3}, 3),
+        (None, {"replicas": 2, "max_replicas": 5}, 2),  # from a config file, as in Kubernetes
+        (1, {"replicas": 2, "max_replicas": 5}, 2),
+        (None, {"replicas": 1, "max_replicas": 5}, 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # ray.serve's own
+def test_replicas_that_should_be_there_are_at_least_the_least(
+    world_size: int | None, scaling: dict[str, int], then: int
+):
+    from services import endpoint
+
+    bound = endpoint.application(Options(), [], "", Hardware(Scaling(**scaling)))._bound_deployment
+    assert endpoint.expected(world_size, bound.init_args[-1]) == then
 
 
 def test_waiting_for_calls_is_no_work():

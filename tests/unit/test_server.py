@@ -15,7 +15,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import proto_reflection_descriptor_database as reflected
 
+from eagerly.connection import service_config
 from eagerly.v1 import classifier_pb2, recommender_pb2, sentiment_pb2
+from services.options import Options
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -150,6 +152,30 @@ def test_a_draining_endpoint_says_not_serving_and_answers_what_it_has(tmp_path: 
             analyze(channel, ["after the end"], timeout=2)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     running.close()
+
+
+def test_an_endpoint_that_goes_serves_all_who_watch_it_or_come_until_its_notice_is_over(tmp_path: Path):
+    running = endpoints.Endpoint([endpoints.loaded("sentiment", endpoints.Gate())], tmp_path, notice_s=1, probe_port=0)
+    running.run(running.server.start())
+    probe = f"127.0.0.1:{running.server.probe_port}"
+    draining = asyncio.run_coroutine_threadsafe(running.server.drain(), running.loop)
+    time.sleep(0.5)
+    watching = [("grpc.service_config", service_config())]
+    with grpc.insecure_channel(running.address, watching) as late, grpc.insecure_channel(probe) as kubelet:
+        assert health(kubelet, "") == health(late, "eagerly.v1.Sentiment") == NOT_SERVING
+        watch: Any = health_pb2_grpc.HealthStub(late).Watch(health_pb2.HealthCheckRequest(service=""))
+        assert next(watch).status == SERVING
+        assert analyze(late, ["late"]).results[0].labels[0].label == "late"
+        assert not draining.done()
+        assert next(watch).status == NOT_SERVING
+    draining.result(10)
+    running.close()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_notice_out_of_range_is_refused(seconds: float):
+    with pytest.raises(ValueError, match=r"--notice-s is .*; it must be finite, 0 or more"):
+        Options(notice_s=seconds)
 
 
 def test_an_endpoint_that_is_not_warm_yet_does_not_listen(tmp_path: Path):

@@ -8,6 +8,7 @@
 {{- include "eagerly.checkExposure" . }}
 {{- include "eagerly.checkTraining" . }}
 {{- include "eagerly.checkTracking" . }}
+{{- include "eagerly.checkEgress" . }}
 {{- include "eagerly.checkMonitoring" . }}
 {{- end }}
 
@@ -227,6 +228,27 @@
 {{- end }}
 {{- if regexMatch "//[^/]*@" $tracking.uri }}
 {{- fail "tracking.uri holds a user or a password, which values must not; give them as tracking.authSecret" }}
+{{- end }}
+{{- end }}
+
+{{/* URLs among the values that the NetworkPolicies would cut off. */}}
+{{- define "eagerly.checkEgress" -}}
+{{- $tracking := .Values.tracking -}}
+{{- $s3 := and $tracking.enabled (eq $tracking.artifacts.store "s3") -}}
+{{- $urls := dict "serving.options.otlpEndpoint" (ternary .Values.serving.options.otlpEndpoint "" .Values.serving.enabled) }}
+{{- $_ := set $urls "tracking.uri" $tracking.uri }}
+{{- $_ := set $urls "tracking.artifacts.s3.endpoint" (ternary $tracking.artifacts.s3.endpoint "" $s3) }}
+{{- $policy := .Values.networkPolicy -}}
+{{- $open := list }}
+{{- range $policy.egress.internetPorts }}{{ $open = append $open (int . | toString) }}{{ end }}
+{{- range $name, $url := ternary $urls dict (and $policy.enabled $policy.egress.enabled) }}
+{{- if $url }}
+{{- $usual := ternary "443" "80" (hasPrefix "https:" $url) }}
+{{- $port := regexFind ":[0-9]+$" (urlParse $url).host | trimPrefix ":" | default $usual | int }}
+{{- if not (has ($port | toString) $open) }}
+{{- fail (printf "%s is reached on port %d, which networkPolicy.egress.internetPorts closes; add %d to that list" $name $port $port) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 

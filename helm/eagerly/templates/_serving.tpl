@@ -83,6 +83,7 @@ inline: {{ $options.inline }}
 threads: {{ .group.cpu }}
 paths: {{ $options.paths }}
 tolerance: {{ $options.tolerance | toJson }}
+notice_s: {{ $options.noticeSeconds | toJson }}
 drain_s: {{ $options.drainSeconds | toJson }}
 poll_s: {{ $options.pollSeconds | toJson }}
 max_connection_age_s: {{ $options.maxConnectionAgeSeconds | toJson }}
@@ -91,12 +92,13 @@ drift: {{ $options.drift }}
 {{- end }}
 
 {{/*
-Seconds that Ray gives a Pod of serving which is told to end: another takes its replica over, then calls end, within the
-five seconds more that Serve waits. Ray stops a replica so early that the end of its calls fits in, whether or not it has
-been replaced. The head takes as long, since Serve's controller lives there.
+Seconds that Ray gives a Pod of serving which is told to end: another takes its replica over, then this one gives notice
+and calls end, within the five seconds more that Serve waits. Ray stops a replica so early that the end of its calls
+fits in, whether or not it has been replaced. The head takes as long, since Serve's controller lives there.
 */}}
 {{- define "eagerly.leaveSeconds" -}}
-{{- add .Values.serving.handoverSeconds (ceil .Values.serving.options.drainSeconds) 5 }}
+{{- $options := .Values.serving.options -}}
+{{- add .Values.serving.handoverSeconds (ceil (addf $options.noticeSeconds $options.drainSeconds)) 5 }}
 {{- end }}
 
 {{/* The Pods of one group: (dict "root" . "group" group). */}}
