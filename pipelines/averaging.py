@@ -28,31 +28,46 @@ class Average:
         """Begins with the weights as they are."""
         self.network, self.decay, self.place = network, decay, place
         self._learned = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self._statistics = collectives.statistics(network)
         with torch.no_grad():
-            self._averages = [value.detach().clone() for value in self._values()]
+            self._weights = [weight.detach().clone() for weight in self._shares()]
+            self._average_S = self._joined() if self._statistics else torch.zeros(0)
+        parts = self._average_S.split([value.numel() for value in self._statistics])
+        self._parts = [part.view(value.shape) for part, value in zip(parts, self._statistics, strict=True)]
+        """The averaged statistics, each in its shape; one tensor holds them all, so that a step takes few kernels."""
 
-    def _values(self) -> list[Tensor]:
-        return [sharding.local(value) for value in (*self._learned.values(), *self._statistics)]
+    def _shares(self) -> list[Tensor]:
+        return [sharding.local(weight) for weight in self._learned.values()]
+
+    def _joined(self) -> Tensor:
+        return torch.cat([value.reshape(-1) for value in self._statistics])
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves the averages towards the weights after a step, counted from 0."""
-        torch._foreach_lerp_(self._averages, self._values(), 1 - min(self.decay, (1 + step) / (10 + step)))  # pyright: ignore[reportPrivateImportUsage]
+        """Moves the averages towards the weights after a step, counted from 0.
+
+        Statistics that are not finite, as those of a step that was skipped, are passed over until they are mended.
+        """
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._weights, self._shares(), weight)  # pyright: ignore[reportPrivateImportUsage]
+        if self._statistics:
+            way_S = self._joined().sub_(self._average_S).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            self._average_S.add_(way_S, alpha=weight)
 
     @torch.no_grad()
     def _swap(self) -> None:
         """Exchanges the network's weights and the averages, in place."""
-        values = self._values()
+        values, averages = [*self._shares(), *self._statistics], [*self._weights, *self._parts]
         copies = [value.clone() for value in values]
-        torch._foreach_copy_(values, self._averages)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_copy_(self._averages, copies)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(values, averages)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(averages, copies)  # pyright: ignore[reportPrivateImportUsage]
+        sharding.forget_whole(self.network)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Lets the network be its average for a while, whose statistics are the mean over ranks; all enter together."""
         if self.place.world > 1:
-            self._set_statistics(self._gathered().mean(0))
+            collectives.set_numbers(self._parts, self._gathered().mean(0))
         with self._swapped():
             yield
 
@@ -68,7 +83,7 @@ class Average:
         """Gives the averages by name, and each rank's statistics; every rank calls it, and rank 0 gets them."""
         statistics_RS = self._gathered()
         if not sharding.is_sharded(self.network):
-            return {"weights": dict(zip(self._learned, self._averages, strict=False)), "statistics": statistics_RS}
+            return {"weights": dict(zip(self._learned, self._weights, strict=True)), "statistics": statistics_RS}
         with self._swapped():
             whole = sharding.network_state(self.network)
             weights = {name: value.clone() for name, value in whole.items() if name in self._learned}
@@ -76,26 +91,14 @@ class Average:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave; in another number of ranks, each has the mean of the statistics."""
-        weights, statistics_RS = state["weights"], state["statistics"]
-        alike = len(statistics_RS) == self.place.world
+        weights = state["weights"]
         if sharding.is_sharded(self.network):
             with self._swapped():
                 sharding.load_network(self.network, weights, strict=False)
         else:
-            own = self._averages[: len(self._learned)]
-            torch._foreach_copy_(own, [weights[name] for name in self._learned])  # pyright: ignore[reportPrivateImportUsage]
-        self._set_statistics(statistics_RS[self.place.rank] if alike else statistics_RS.mean(0))
+            torch._foreach_copy_(self._weights, [weights[name] for name in self._learned])  # pyright: ignore[reportPrivateImportUsage]
+        own_S = collectives.own_numbers(state["statistics"], self.place.rank, self.place.world)
+        collectives.set_numbers(self._parts, own_S)
 
     def _gathered(self) -> Tensor:
-        """Gives the averaged statistics of all ranks, [R, S], float64, which holds them exactly."""
-        averages = [value.reshape(-1).double() for value in self._averages[len(self._learned) :]]
-        own_S = torch.cat(averages) if averages else torch.zeros(0, dtype=torch.float64)
-        ranks_RS = own_S.new_zeros(self.place.world, len(own_S))
-        ranks_RS[self.place.rank] = own_S
-        return collectives.sum_over_ranks(ranks_RS, self.place.world) if averages else ranks_RS
-
-    def _set_statistics(self, statistics_S: Tensor) -> None:
-        at = 0
-        for value in self._averages[len(self._learned) :]:
-            value.copy_(statistics_S[at : at + value.numel()].view(value.shape))
-            at += value.numel()
+        return collectives.gather_numbers(self._parts, self.place.world)

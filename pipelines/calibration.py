@@ -56,10 +56,13 @@ def _expected(logits_BC: Tensor, inverse: float) -> Tensor:
 
 
 def reliability(logits_BC: Tensor, label_B: Tensor) -> Tensor:
-    """Sums confidence, correctness and count by bins of confidence; float64 [R, 3]."""
+    """Sums confidence, correctness and count by bins of confidence; float64 [R, 3].
+
+    Confidence that is not a number counts in the first bin, whose sum it makes not a number either.
+    """
     confidence_B, guess_B = logits_BC.double().softmax(1).max(1)
     right_B = (guess_B == label_B).double()
-    bin_B = (confidence_B * BIN_COUNT).long().clamp(max=BIN_COUNT - 1)
+    bin_B = (confidence_B.nan_to_num() * BIN_COUNT).long().clamp(max=BIN_COUNT - 1)
     rows_B3 = torch.stack([confidence_B, right_B, torch.ones_like(right_B)], 1)
     return rows_B3.new_zeros(BIN_COUNT, 3).index_add(0, bin_B, rows_B3)
 

@@ -85,23 +85,37 @@ def _share_bytes(text: bytes, rank: int, device: torch.device) -> bytes:
     return text_L.cpu().numpy().tobytes()
 
 
-def gather_buffers(network: nn.Module, world: int) -> Tensor | None:
-    """Gives the floating-point buffers of all ranks, float64 [ranks, numbers]; None where there are none to differ."""
-    found = [buffer.detach().reshape(-1).double() for buffer in network.buffers() if buffer.is_floating_point()]
-    if world == 1 or not found:
-        return None
-    own_N = torch.cat(found)
+def statistics(network: nn.Module) -> list[Tensor]:
+    """Lists the floating-point buffers of a network, which differ between ranks within an epoch."""
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+
+
+def gather_numbers(values: list[Tensor], world: int) -> Tensor:
+    """Gives the numbers in tensors of all ranks, float64 [ranks, numbers], which holds those of float32 exactly."""
+    flat = [value.detach().reshape(-1).double() for value in values]
+    own_N = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+    if world == 1 or not len(own_N):
+        return own_N.expand(world, -1)
     parts = [torch.empty_like(own_N) for _ in range(world)]
     dist.all_gather(parts, own_N)
     return torch.stack(parts)
 
 
+def own_numbers(ranks_RN: Tensor, rank: int, world: int) -> Tensor:
+    """Gives a rank its row of what `gather_numbers` gave; in another number of ranks, each has the mean."""
+    return ranks_RN[rank] if len(ranks_RN) == world else ranks_RN.mean(0)
+
+
 @torch.no_grad()
-def set_buffers(network: nn.Module, values_N: Tensor) -> None:
-    """Sets the floating-point buffers to numbers in the order in which `gather_buffers` gives them."""
+def set_numbers(values: list[Tensor], numbers_N: Tensor) -> None:
+    """Sets tensors to numbers in the order in which `gather_numbers` gives them."""
     at = 0
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            values = values_N[at : at + buffer.numel()].reshape(buffer.shape)
-            buffer.copy_(values.to(buffer.device, buffer.dtype))
-            at += buffer.numel()
+    for value in values:
+        value.copy_(numbers_N[at : at + value.numel()].reshape(value.shape))
+        at += value.numel()
+
+
+def gather_buffers(network: nn.Module, world: int) -> Tensor | None:
+    """Gives the floating-point buffers of all ranks, float64 [ranks, numbers]; None where there are none to differ."""
+    found = statistics(network)
+    return gather_numbers(found, world) if world > 1 and found else None

@@ -18,8 +18,10 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from pipelines import collectives
+from pipelines.place import Place
 from pipelines.settings import Settings
 
 CALM_WINDOWS = 8
@@ -54,6 +56,8 @@ class Ladder:
     """The skipped steps of the window so far."""
     left_out: list[int] = field(default_factory=list)
     """Steps whose batches are passed over."""
+    unsettled: int = 0
+    """Skipped steps since the last check, each of which halved float16's scale."""
 
 
 @dataclass
@@ -91,9 +95,11 @@ class Guards:
         network: nn.Module,
         emit: Callable[[dict[str, Any]], None],
         diverged: Callable[[Skipped], ValueError],
+        place: Place,
     ) -> None:
         """Stands at the foot of the ladder; `diverged` makes the error that ends a run at its top."""
         self.config, self.network, self.emit, self.diverged = config, network, emit, diverged
+        self.place = place
         self.ladder = Ladder()
         self.amendments: list[Amendment] = []
         """Those of the steps to come, after a roll back."""
@@ -115,18 +121,30 @@ class Guards:
                 new.append(Skipped(step, loss, norm))
         if new:
             self.ladder.skipped += new
+            self.ladder.unsettled += len(new)
             if not self.config.guards:
                 raise self.diverged(new[0])
             self.emit({"event": "guard", "rung": "skip", "steps": [one.step for one in new]})
 
-    def check(self, step: int, total: int) -> None:
+    def check(self, step: int, total: int) -> int:
         """Mends buffers, and at the end of a window, or of the run, decides; `step` steps are taken.
 
-        Raises RollBack, or Diverged with a report.
+        Returns how many were skipped since the last check. Raises RollBack, or Diverged with a report.
         """
         self._mend()
-        if step % self.config.guard_window and step < total:
-            return
+        if step % self.config.guard_window == 0 or step == total:
+            self._decide(step, total)
+        unsettled, self.ladder.unsettled = self.ladder.unsettled, 0
+        return unsettled
+
+    def conclude(self, step: int) -> None:
+        """Decides, as `check` at a run's last step, about one that is to stop early; raises the same."""
+        if step % self.config.guard_window:
+            self.check(step, step)
+        elif self.ladder.began >= 0:  # the rate has just been halved for steps that will not come
+            self._go_back_or_stop(step, Skipped(self.ladder.began, math.nan, math.nan))
+
+    def _decide(self, step: int, total: int) -> None:
         ladder = self.ladder
         skipped, taken = ladder.skipped, (step - 1) % self.config.guard_window + 1
         hopeless = step == total and len(skipped) + len(ladder.left_out) >= taken
@@ -136,11 +154,8 @@ class Guards:
         ladder.began = skipped[0].step if ladder.began < 0 else ladder.began
         if ladder.halvings < self.config.guard_halvings and step < total:
             self._halve(step)
-        elif ladder.rollbacks < self.config.guard_rollbacks:
-            self._roll_back(step)
         else:
-            self.emit({"event": "guard", "rung": "stop", "step": step})
-            raise self.diverged(skipped[-1])
+            self._go_back_or_stop(step, skipped[-1])
         ladder.skipped = []
 
     def is_good(self, step: int) -> bool:
@@ -169,6 +184,12 @@ class Guards:
         self.ladder.halvings, self.ladder.calm = self.ladder.halvings + 1, 0
         self.emit({"event": "guard", "rung": "halve", "step": step, "factor": self.ladder.factor})
 
+    def _go_back_or_stop(self, step: int, last: Skipped) -> None:
+        if self.ladder.rollbacks < self.config.guard_rollbacks:
+            self._roll_back(step)
+        self.emit({"event": "guard", "rung": "stop", "step": step})
+        raise self.diverged(last)
+
     def _roll_back(self, step: int) -> None:
         ladder = self.ladder
         left_out = [*ladder.left_out, ladder.began]
@@ -177,23 +198,20 @@ class Guards:
         self.emit({"event": "guard", "rung": "roll back", "step": step, **said})
         raise RollBack([*(one for one in self.past if one.step <= ladder.good), Amendment(ladder.good, amended)])
 
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-
     def _keep(self) -> None:
-        self.kept = [buffer.detach().clone() for buffer in self._buffers()]
+        self.kept = [buffer.detach().clone() for buffer in collectives.statistics(self.network)]
 
     def _mend(self) -> None:
         """Brings back running means that a skipped step's batch made other than finite."""
         if self.ladder.skipped:
-            for buffer, kept in zip(self._buffers(), self.kept, strict=True):
+            for buffer, kept in zip(collectives.statistics(self.network), self.kept, strict=True):
                 if not buffer.isfinite().all():
                     buffer.copy_(kept)
         self._keep()
 
     def state(self) -> dict[str, Any]:
-        """Gives what a checkpoint needs to go on."""
-        return {"ladder": asdict(self.ladder), "buffers": self.kept}
+        """Gives what a checkpoint needs to go on; every rank calls it."""
+        return {"ladder": asdict(self.ladder), "kept": collectives.gather_numbers(self.kept, self.place.world)}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Goes on from a checkpoint's state, after so many steps; what was amended before is part of it."""
@@ -201,7 +219,8 @@ class Guards:
         skipped = [Skipped(**one) for one in values.pop("skipped")]
         self.ladder = Ladder(**values, skipped=skipped)
         self._keep()
-        self.kept = [old.to(now.device) for old, now in zip(state["buffers"], self.kept, strict=True)]
+        kept_RS = state["kept"] if "kept" in state else collectives.gather_numbers(state["buffers"], 1)  # older ones
+        collectives.set_numbers(self.kept, collectives.own_numbers(kept_RS, self.place.rank, self.place.world))
         if self.amendments and self.amendments[-1].step < step:  # nothing as old was left to go back to
             self.ladder = deepcopy(self.amendments[-1].ladder)
         self.past = [one for one in self.amendments if one.step < step]

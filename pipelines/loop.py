@@ -77,12 +77,10 @@ def run(
         worker.resume()
         emit({"event": "start", "step": worker.progress.step, "steps": worker.total_steps, **worker.describe()})
         while worker.progress.epoch < config.epochs and not worker.progress.done:
-            if amendments := attempt(worker.train_epoch):
+            if amendments := attempt(worker.train_epoch) or attempt(worker.finish_epoch):
                 worker = begin(worker.release(amendments[-1].step))
                 worker.guards.amendments = amendments
                 worker.resume()
-            else:
-                worker.finish_epoch()
         metrics = worker.finish() if test else {}
         worker.saver.finish()
     return metrics
@@ -115,7 +113,7 @@ class Worker:
         self.total_steps = -(-len(self.train) // config.batch_size) * config.epochs
         self.stepper = assemble(task, config, self.model, self.train, place, run_dir, self.total_steps, emit)
         self.pieces = self.stepper.pieces
-        self.guards = Guards(config, self.network, emit, self.diverged)
+        self.guards = Guards(config, self.network, emit, self.diverged, place)
         pieces = memory.recorded(run_dir, memory.EVALUATION, place)
         autocast, size = self.stepper.autocast, config.batch_size
         self.evaluator = Evaluator(task.train, self.network, place, autocast, size, pieces, emit)
@@ -151,7 +149,7 @@ class Worker:
             if deciding or len(losses) >= self.window_steps:
                 self._log(losses, time.perf_counter() - started)
                 if deciding and config.guards:
-                    self.guards.check(progress.step, self.total_steps)
+                    self.stepper.undo_halvings(self.guards.check(progress.step, self.total_steps))
                 good = saving and not ended and self.guards.due(progress.step)
                 if self.stopping:
                     self.end_early()
@@ -204,7 +202,7 @@ class Worker:
         return postmortem.report(case, found, self.run_dir, self.place)
 
     def finish_epoch(self) -> None:
-        """Evaluates on the validation split, keeps the best, decides about stopping, writes a checkpoint."""
+        """Evaluates on the validation split, keeps the best, decides with the guards about stopping, and saves."""
         progress, config = self.progress, self.config
         collectives.average_buffers(self.network, self.place.world)
         with self.stepper.averaged():
@@ -215,6 +213,8 @@ class Worker:
                 if config.early_stopping:
                     self.best = checkpoint.copy_to_cpu(sharding.network_state(self.network))
         progress.done = 0 < config.early_stopping <= progress.epoch - progress.best_epoch
+        if progress.done and config.guards:
+            self.guards.conclude(progress.step)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         good = self.guards.due(progress.step)
         if progress.done or progress.epoch == config.epochs or (good and self.may_save):
@@ -263,8 +263,8 @@ class Worker:
             where = str(self.run_dir)
             raise ValueError(f"the checkpoint in {where!r} does not fit the network: {problem}") from problem
         if (buffers_RN := state["buffers"]) is not None:
-            alike = len(buffers_RN) == self.place.world
-            collectives.set_buffers(self.network, buffers_RN[self.place.rank] if alike else buffers_RN.mean(0))
+            own_N = collectives.own_numbers(buffers_RN, self.place.rank, self.place.world)
+            collectives.set_numbers(collectives.statistics(self.network), own_N)
         self.best, self.progress = state["best"], Progress(**state["progress"])
         self.pieces = self.stepper.pieces
         self.evaluator.pieces = max(self.evaluator.pieces, state.get(memory.EVALUATION, 1))

@@ -35,6 +35,16 @@ def is_sharded(network: nn.Module) -> bool:
     return hasattr(network, "set_requires_gradient_sync")
 
 
+def forget_whole(network: nn.Module) -> None:
+    """Frees what a sharded network has put together, after its shares were written to; nothing for a plain one.
+
+    FSDP2 leaves the outermost weights whole after a forward pass, and the next one would compute with those.
+    """
+    for module in network.modules():
+        if is_sharded(module):
+            module.reshard()  # type: ignore[operator]
+
+
 def local(value: Tensor) -> Tensor:
     """Gives this rank's share of a tensor, which it shares memory with; a plain tensor as it is."""
     return getattr(value, "to_local", lambda: value)()

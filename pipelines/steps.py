@@ -216,6 +216,12 @@ class Stepper:
         mended = ~norm.isfinite() & loss.isfinite() & (scale > 1)
         return torch.where(mended, self._zero, norm)
 
+    def undo_halvings(self, skips: int) -> None:
+        """Brings float16's scale back to what it was before steps that no scale would have mended; to 1 at least."""
+        if skips and self.scaler.is_enabled():
+            scale = self.scaler.scale(self._one) * self.scaler.get_backoff_factor() ** -min(skips, 100)
+            self.scaler.update(scale.clamp(min=1.0))
+
     def averaged(self) -> AbstractContextManager[Any]:
         """Lets the network be its average for a while, where there is one; every rank enters together."""
         return self.average.shown() if self.average else nullcontext()

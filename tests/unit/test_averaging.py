@@ -31,6 +31,23 @@ def test_the_average_is_the_recursion_by_hand() -> None:
     assert network.weight.item() == 6.0
 
 
+def test_statistics_that_are_not_finite_are_passed_over_until_they_are() -> None:
+    network = nn.BatchNorm1d(1)
+    network.register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+    average, running_mean = Average(network, 0.0, Place()), network.get_buffer("running_mean")
+    for step, mean in enumerate((1.0, torch.nan, torch.inf, 3.0)):
+        running_mean.fill_(mean)
+        average.update(step)
+    with average.shown():
+        assert running_mean.item() == 3.0
+        assert network.get_buffer("mask").tolist() == [-torch.inf, 0.0]
+    for mean in (torch.nan, torch.inf):
+        running_mean.fill_(mean)
+        average.update(9)
+        with average.shown():
+            assert running_mean.item() == 3.0
+
+
 def test_training_is_the_same_with_an_average_and_the_artifact_holds_it(tmp_path: Path) -> None:
     raw = training.train(tmp_path / "raw", **{**NORMED, "ema": 0.0})
     averaged = training.train(tmp_path / "averaged", **NORMED)

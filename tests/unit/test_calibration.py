@@ -78,6 +78,14 @@ def test_the_calibration_error_of_a_hand_worked_case() -> None:
     assert calibration.error(bins_R3) == pytest.approx(confidence - 0.5)
 
 
+def test_logits_that_are_not_numbers_are_counted_and_make_the_error_none() -> None:
+    logits_BC = torch.tensor([[4.0, 0.0], [torch.nan, 0.0]])
+    bins_R3 = calibration.reliability(logits_BC, torch.tensor([0, 0]))
+    assert bins_R3.sum(0)[2] == 2
+    assert bins_R3[1:].isfinite().all()
+    assert np.isnan(calibration.error(bins_R3))
+
+
 def test_a_run_keeps_its_temperature_in_the_artifact_and_predicts_with_it(tmp_path: Path) -> None:
     outcome = training.train(tmp_path, epochs=2)
     model = Model.load(tmp_path / "artifact")

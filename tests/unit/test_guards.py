@@ -16,6 +16,9 @@ from training import PLAIN, REGRESSION
 
 from pipelines import batches, checkpoint, loop, tasks
 from pipelines.examples import Draw, Split
+from pipelines.guards import Guards
+from pipelines.place import Place
+from pipelines.settings import Settings
 from pipelines.steps import Stepper
 
 POINTS: dict[str, Any] = {"batch_size": 1, "epochs": 12, "guard_window": 10, "lr": 0.1, "checkpoint_steps": 3}
@@ -72,8 +75,9 @@ def test_a_skipped_step_leaves_weights_and_optimizer_as_if_it_had_not_been(tmp_p
     assert set(steps) <= {3}
 
 
-def test_running_means_that_a_skipped_batch_spoiled_are_brought_back(tmp_path: Path) -> None:
-    outcome = training.train(tmp_path, wrap=poison((0, 5), (1, 77)), epochs=2, batch_size=256)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_running_means_that_a_skipped_batch_spoiled_are_brought_back(tmp_path: Path, ema: float) -> None:
+    outcome = training.train(tmp_path, wrap=poison((0, 5), (1, 77)), epochs=2, batch_size=256, ema=ema)
     assert len(guard_events(outcome, "skip")) == 2
     assert all(value.isfinite().all() for value in outcome.weights.values())
     assert math.isfinite(outcome.metrics["loss"])
@@ -124,8 +128,13 @@ def test_the_report_names_the_module_whose_output_or_gradient_breaks_first(
     assert len(said["examples"]) == 1
 
 
-def test_a_run_of_nothing_but_skipped_steps_does_not_end_as_if_it_had_learned(tmp_path: Path) -> None:
-    short: dict[str, Any] = POINTS | {"epochs": 1}
+@pytest.mark.parametrize(
+    "flags",
+    [{"epochs": 1}, {"early_stopping": 2, "guard_window": 64}, {"early_stopping": 1, "guard_window": 10}],
+    ids=["short", "stopped early in a window", "stopped early at a window's end"],
+)
+def test_a_run_of_nothing_but_skipped_steps_does_not_end_as_if_it_had_learned(tmp_path: Path, flags: dict) -> None:
+    short: dict[str, Any] = POINTS | flags
     everything = poison(*((epoch, index) for epoch in range(12) for index in range(5)))
     with pytest.raises(loop.Diverged):
         training.train(tmp_path, REGRESSION, wrap=everything, **short)
@@ -259,3 +268,33 @@ def test_float16_skips_of_the_scaler_are_no_rungs_but_a_loss_that_is_not_finite_
     (norm,) = stepper.take_norms()
     assert not norm.isfinite()
     assert all(torch.equal(one, other) for one, other in zip(weights, stepper.network.parameters(), strict=True))
+
+
+def test_float16_keeps_its_scale_where_bad_batches_are_tolerated(tmp_path: Path) -> None:
+    bad = poison(*((epoch, 0) for epoch in range(30)))
+    settings: dict[str, Any] = POINTS | {"epochs": 30, "lr": 0.001, "amp": "fp16", "guard_skips": 10}
+    outcome = training.train(tmp_path, REGRESSION, wrap=bad, **settings)
+    assert sum(len(event["steps"]) for event in guard_events(outcome, "skip")) == 30
+    state = checkpoint.latest(tmp_path / "checkpoints")
+    assert state is not None
+    assert state[0]["scaler"]["scale"] >= 2.0**12  # a gradient or two overflowed
+
+
+def test_float16s_scale_comes_back_to_1_at_least() -> None:
+    stepper = stepper_of({"amp": "fp16"})
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-140)
+    stepper.undo_halvings(3)
+    assert stepper.scaler.get_scale() == 1.0
+
+
+def test_a_checkpoint_with_the_running_means_of_one_rank_alone_is_gone_on_with() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    guards = Guards(Settings(), network, lambda event: None, lambda last: ValueError(), Place())
+    ladder = {key: value for key, value in guards.state()["ladder"].items() if key != "unsettled"}
+    skipped = [{"step": 2, "loss": math.nan, "norm": math.nan}]
+    older = {"ladder": ladder | {"skipped": skipped}, "buffers": [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]}
+    guards.restore(older, 3)
+    network(torch.full((4, 2), math.nan))
+    guards.check(4, 100)
+    means = [network.get_buffer(name).tolist() for name in ("running_mean", "running_var")]
+    assert means == [[1.0, 2.0], [3.0, 4.0]]

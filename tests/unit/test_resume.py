@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import training
+from test_guards import Poisoned
 
-from pipelines import sealed
+from pipelines import batches, sealed
+from pipelines.examples import Data
+from pipelines.place import Place
 
 DEFAULT: dict[str, Any] = {"epochs": 3, "batch_size": 256}
 """The default recipe: batch norm, dropout, augmentation, one-cycle; 6 steps an epoch."""
@@ -66,6 +70,18 @@ def test_two_processes_stopped_in_an_epoch_end_bit_identical(tmp_path: Path, pai
     _assert_same(resumed, uncut)
 
 
+def test_two_processes_stopped_before_a_bad_batch_mend_the_running_means_of_each(
+    tmp_path: Path, pair: training.Pair
+) -> None:
+    uncut = pair.run(meet_a_bad_batch, tmp_path / "whole")[0]
+    pair.run(meet_a_bad_batch, tmp_path / "parts", 9)
+    resumed = pair.run(meet_a_bad_batch, tmp_path / "parts")[0]
+    assert resumed.named("resume")[0]["step"] == 8
+    assert [event["steps"] for event in resumed.named("guard")] == [[9]]
+    assert resumed.named("state") == uncut.named("state")
+    _assert_same(resumed, uncut)
+
+
 def test_a_finished_run_that_is_resumed_learns_nothing_more(tmp_path: Path) -> None:
     first = training.train(tmp_path, training.REGRESSION, epochs=5)
     again = training.train(tmp_path, training.REGRESSION, epochs=5)
@@ -117,6 +133,21 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
     training.stop(tmp_path, word=training.PARITY, stop_at=30, epochs=2, checkpoint_steps=5)
     with pytest.raises(ValueError, match=r"learned from other data .*start a new run, or add --resume-anyway"):
         training.train(tmp_path, training.PARITY, epochs=2, longest=9)
+
+
+def meet_a_bad_batch(rank: int, folder: Path, stop_at: int = 0) -> training.Outcome | None:
+    """Trains as one of the pair, whose second rank has a bad example at step 9; stops before batch `stop_at`."""
+    index = int(batches.training(0, 1, 1433, 256, None)[3][1])
+
+    def wrap(data: Data) -> Data:
+        spoiled = replace(data, train=Poisoned(data.train, {(1, index)}))
+        return replace(data, train=training.Interrupted(spoiled.train, stop_at)) if stop_at else spoiled
+
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 256, "checkpoint_steps": 4}
+    try:
+        return training.train(folder, place=Place(rank, 2), wrap=wrap, **settings)
+    except training.Stopped:
+        return None
 
 
 def _assert_same(one: training.Outcome, other: training.Outcome) -> None:

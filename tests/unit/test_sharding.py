@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import training
-from training import PARITY, PLAIN
+from training import PARITY, PLAIN, REGRESSION
 
 from pipelines import artifact, recomputing, sharding
 from pipelines.nested import tensors
@@ -55,6 +55,15 @@ def test_a_run_in_shares_is_resumed_bit_identical(tmp_path: Path, pair: training
     assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
 
 
+def test_shares_and_an_average_learn_the_same_whether_an_epoch_is_saved_or_not(
+    tmp_path: Path, pair: training.Pair
+) -> None:
+    saved, unsaved = (pair.run(train_saving, tmp_path / str(ready), ready)[0] for ready in (True, False))
+    assert len(saved.losses) == len(unsaved.losses) > 0
+    assert saved.losses == unsaved.losses
+    assert saved.metrics == unsaved.metrics
+
+
 def test_a_graph_that_depends_on_data_is_learned_in_shares(tmp_path: Path, pair: training.Pair) -> None:
     settings = {"word": PARITY, "epochs": 1, "shard": True}
     copies = pair.run(training.train_ranked, tmp_path / "copies", settings | {"shard": False})[0]
@@ -80,6 +89,14 @@ def test_one_worker_has_nothing_to_share_out(tmp_path: Path) -> None:
     alone = training.train(tmp_path / "alone", **PLAIN, epochs=1)
     shared = training.train(tmp_path / "shared", **PLAIN, epochs=1, shard=True)
     assert shared.losses == alone.losses
+
+
+def train_saving(rank: int, folder: Path, ready: bool) -> training.Outcome:
+    """Trains as one of the pair, with a checkpoint after each epoch or after the last alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "is_ready", lambda self: ready)
+        flags = {"word": REGRESSION, "epochs": 3, "ema": 0.9, "shard": True}
+        return training.train_ranked(rank, folder, flags)
 
 
 def share_out(rank: int) -> dict[str, float]:
