@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import answers, artifact, gate, promotion, registry, report, results, runs, sealed, uploads
+from pipelines import answers, artifact, gate, outages, promotion, registry, report, results, runs, sealed, uploads
 from pipelines import verdict as verdicts
 from pipelines.answers import Incomparable
 from pipelines.examples import Data
@@ -33,13 +33,14 @@ def judge(run_dir: Path, new: Version, old: Version, page: Path, patience_s: flo
     """Judges a run's new version against a champion; what cannot be compared is refused, saying why.
 
     Of `run_dir` run.json and examples.safetensors are read; report.html and verdict.json go to the folder `page`.
+    An outage of the store is no verdict: what `outages.passes` says may pass is raised.
     """
     try:
         verdict = _judge(run_dir, new, old, page, time.monotonic() + patience_s)
     except Incomparable as problem:
         verdict = Verdict(False, f"not champion: {problem}")
     about = {"name": new.name, "version": new.version, "champion": old.version, **verdict.told()}
-    (page / "verdict.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (page / "verdict.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return verdict
 
 
@@ -113,6 +114,11 @@ def _champion(run: Run, old: Version, folder: Path, launch: Launch) -> tuple[Any
     """Downloads, verifies and loads the champion; returns it and the names of its labels."""
     try:
         registry.download(old, folder)
+    except Exception as problem:
+        if outages.passes(problem):
+            raise
+        raise _not_loaded(old, problem) from problem
+    try:
         digest = artifact.verify(folder)
         if digest != old.digest:
             raise Incomparable(f"the artifact of version {old.version} is not the one that was registered")
@@ -123,8 +129,12 @@ def _champion(run: Run, old: Version, folder: Path, launch: Launch) -> tuple[Any
         return (model.to("cuda") if launch.gpu and _has_gpu() else model), [str(label) for label in labels]
     except Incomparable:
         raise
-    except Exception as problem:  # gone, damaged, or of another version of the task's code
-        raise Incomparable(f"version {old.version} cannot be loaded ({type(problem).__name__}: {problem})") from problem
+    except Exception as problem:  # damaged, or of another version of the task's code
+        raise _not_loaded(old, problem) from problem
+
+
+def _not_loaded(old: Version, problem: Exception) -> Incomparable:
+    return Incomparable(f"version {old.version} cannot be loaded ({type(problem).__name__}: {problem})")
 
 
 def _has_gpu() -> bool:
@@ -153,10 +163,11 @@ def _answers(columns: Columns, primary: str) -> Answers:
 def _unseen(run: Run, found: Results, old: Version) -> tuple[NDArray[np.bool_], str]:
     """Marks the test examples that the champion did not learn from [N], as far as is known, and says what is known."""
     everything_N, facts = np.ones(len(found), np.bool_), registry.facts(old.run_id)
-    if (facts.get("data_digest"), facts.get("seed")) == (found.data_digest, str(run.config.seed)):
+    same_data, otherwise = facts.get("data_digest") == found.data_digest, _otherwise(run, facts)
+    if same_data and facts.get("seed") == str(run.config.seed) and not otherwise:
         return everything_N, f"Version {old.version} learned from the same training split as the new version."
-    same_data = facts.get("data_digest") == found.data_digest
     what = f"another split (seed {facts.get('seed')})" if same_data else "other data"
+    what = f"{what}, read with {otherwise}" if otherwise else what
     seen_M = _learned_from(old)
     if found.prints is None or seen_M is None:
         return everything_N, (
@@ -165,7 +176,16 @@ def _unseen(run: Run, found: Results, old: Version) -> tuple[NDArray[np.bool_], 
         )
     unseen_N = np.isin(found.prints, seen_M, invert=True)
     left = f"{int((~unseen_N).sum())} of {len(found)} test examples were among what it learned from and are left out."
+    if otherwise:
+        left = f"{left[:-1]}; more may have been, read otherwise and so not known again, which favours it."
     return unseen_N, f"Version {old.version} learned from {what}: {left}"
+
+
+def _otherwise(run: Run, facts: dict[str, str]) -> str:
+    """Names the flags that change what fingerprints are of, where the champion's run had others; empty for none."""
+    flags = [flag for flag in getattr(run.task.data, "READ_BY", ()) if flag in facts]
+    pairs = [(flag, facts[flag], str(getattr(run.config, flag))) for flag in flags]
+    return ", ".join(f"--{flag.replace('_', '-')} {old} and not {new}" for flag, old, new in pairs if old != new)
 
 
 def _learned_from(old: Version) -> NDArray[np.int64] | None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines import registry
+from pipelines import outages, registry
 from pipelines.registry import Judge, Version
 from pipelines.runs import ABOUT
 from pipelines.verdict import Verdict
@@ -52,6 +52,8 @@ def _judge(run_dir: Path, patience_s: float) -> Judge:
 
             verdict = judging.judge(run_dir, new, old, page, patience_s)
         except Exception as problem:  # the model is registered; whatever the gate stumbles over, say so and go on
+            if outages.passes(problem):  # but an outage decides nothing: who records tries again
+                raise
             verdict = Verdict(False, f"not champion: the gate failed ({type(problem).__name__}: {problem})")
         registry.attach(new.run_id, sorted(page.iterdir()), FOLDER)
         return verdict

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import deciding, tracking
+from pipelines import deciding, outages, tracking
 from pipelines.verdict import Verdict
 
 CHAMPION = "champion"
@@ -187,7 +187,7 @@ def get(name: str, version: int) -> Version:
 
 def names() -> list[str]:
     """Lists the registered models."""
-    return sorted(model.name for model in _client().search_registered_models())
+    return sorted(model.name for model in _pages(_client().search_registered_models))
 
 
 def versions(name: str) -> list[Version]:
@@ -195,7 +195,7 @@ def versions(name: str) -> list[Version]:
     if not _exists(name):
         return []
     aliased = _champion_number(name)
-    found = _client().search_model_versions(f"name='{name}'")
+    found = _pages(_client().search_model_versions, filter_string=f"name='{name}'")
     return sorted((_version(entry, aliased) for entry in found), key=lambda entry: -entry.version)
 
 
@@ -217,12 +217,14 @@ def download(version: Version, folder: Path) -> None:
 
 
 def facts(run_id: str) -> dict[str, str]:
-    """Reads the settings that a run was logged with; empty where the run is gone."""
+    """Reads the settings that a run was logged with; empty where the run is gone, but not where the store is away."""
     from mlflow.exceptions import MlflowException
 
     try:
         return dict(_client().get_run(run_id).data.params)
-    except MlflowException:
+    except MlflowException as problem:
+        if outages.passes(problem):
+            raise
         return {}
 
 
@@ -234,20 +236,20 @@ def attach(run_id: str, files: list[Path], folder: str) -> None:
 
 
 def attached(run_id: str, folder: str, into: Path) -> Path:
-    """Copies a folder of a run's artifacts to a folder here. Raises ValueError when the run has none."""
+    """Copies a folder of a run's artifacts to a folder here. Raises ValueError when the run has none; outages as is."""
     from mlflow.exceptions import MlflowException
 
     try:
         return Path(_client().download_artifacts(run_id, folder, str(into)))
     except (MlflowException, OSError) as problem:
+        if outages.passes(problem):
+            raise
         raise ValueError(f"the MLflow run {run_id} has no {folder!r} among its artifacts ({problem})") from problem
 
 
 def _version(entry: Any, aliased: int | None) -> Version:
-    tags = entry.tags
-    metrics = json.loads(tags.get(METRICS, "{}"))
-    number, primary = int(entry.version), tags.get(PRIMARY, "")
-    digest = tags.get(DIGEST, "")
+    tags, number = entry.tags, int(entry.version)
+    metrics, primary, digest = json.loads(tags.get(METRICS, "{}")), tags.get(PRIMARY, ""), tags.get(DIGEST, "")
     return Version(
         entry.name, number, entry.run_id, digest, entry.source, metrics, primary, number == aliased, tags.get(GATE, "")
     )
@@ -274,6 +276,16 @@ def _champion(name: str) -> Version | None:
     if not _exists(name) or (number := _champion_number(name)) is None:
         return None
     return get(name, number)
+
+
+def _pages(search: Callable[..., Any], **asked: Any) -> list[Any]:
+    """Takes all that a search finds, page after page."""
+    page = search(**asked)
+    found = [*page]
+    while page.token:
+        page = search(**asked, page_token=page.token)
+        found += page
+    return found
 
 
 def _history(name: str) -> list[int]:

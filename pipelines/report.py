@@ -58,7 +58,7 @@ def write(path: Path, new: Version, old: Version, verdict: Verdict, pair: Pair, 
         "".join(f"<p>{_text(note)}</p>" for note in verdict.notes),
         _facts(new, old, verdict),
         f"<h2>Difference of {_text(pair.primary)}</h2>",
-        _image(charts.difference(verdict, rules)),
+        _image(charts.difference(verdict, rules)) if _is_finite(verdict) else "<p>It is no number.</p>",
         *_slices(verdict, rules),
         *_calibration(verdict, pair),
         *_changed(pair, verdict, shown),
@@ -69,6 +69,10 @@ def write(path: Path, new: Version, old: Version, verdict: Verdict, pair: Pair, 
         f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _is_finite(verdict: Verdict) -> bool:
+    return verdict.draws is not None and bool(np.isfinite(verdict.draws).all())
 
 
 def _facts(new: Version, old: Version, verdict: Verdict) -> str:

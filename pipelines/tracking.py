@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from pipelines import outages
 from pipelines.points import Point
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ CLIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT":
 """MLflow's own retries are off where a recorder retries, which it can do without sending a point twice."""
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 """MLflow's patience, in tries after the first and in seconds, where a person waits for the answer."""
-RAISERS = ("mlflow", "requests", "urllib3", "sqlalchemy")
-"""Packages whose errors say that the store refuses or is away."""
 
 
 def uri() -> str:
@@ -56,13 +55,13 @@ def explain(problem: Exception) -> tuple[str, bool]:
     """Puts what MLflow raised in a sentence, and says whether it may pass by itself, as an outage does."""
     where = _place()
     said = " ".join(str(problem).replace(uri(), where).split())[:160]
-    if isinstance(problem, ValueError | AssertionError | LookupError | TypeError | AttributeError):
+    if isinstance(problem, outages.MISTAKES):
         return said or type(problem).__name__, False
-    status = getattr(problem, "get_http_status_code", lambda: 500)()
+    status = outages.status(problem)
     if status in (401, 403):
         ways = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return f"MLflow at {where} refuses the credentials (status {status}); set {ways}", False
-    if 400 <= status < 500 and status not in (408, 409, 429):
+    if outages.is_refusal(status):
         return f"MLflow at {where} refuses: {said}", False
     return f"MLflow at {where} does not answer ({type(problem).__name__}: {said})", True
 
@@ -75,7 +74,7 @@ def asked() -> Iterator[None]:
     try:
         yield
     except Exception as problem:
-        if type(problem).__module__.partition(".")[0] not in RAISERS:
+        if type(problem).__module__.partition(".")[0] not in outages.RAISERS:
             raise
         raise ValueError(explain(problem)[0]) from problem
 

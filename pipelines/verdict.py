@@ -110,8 +110,16 @@ class Verdict:
     """The difference in each resample [R]."""
 
     def told(self) -> dict[str, Any]:
-        """Gives the verdict as JSON can hold it."""
-        return {name: value for name, value in asdict(self).items() if name != "draws"}
+        """Gives the verdict as JSON can hold it: None in the place of a number that is not finite."""
+        return {name: _plain(value) for name, value in asdict(self).items() if name != "draws"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_plain, value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def by_metric(primary: str, ours: float, theirs: float, margin: float, old: str, why: str = "") -> Verdict:

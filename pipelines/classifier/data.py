@@ -20,6 +20,8 @@ from pipelines.classifier.config import Config
 VALID_SHARE = 0.1
 VALID_MOST = 2_500
 """Of a set with its own test split, a tenth of the training images validate, at most this many."""
+READ_BY = ("image_size",)
+"""Flags that change the pixels, so that the fingerprints of one image differ where they do."""
 MIRRORED = ("fashion-mnist", "cifar10")
 """Built-in sets whose images mean the same when left and right are swapped."""
 

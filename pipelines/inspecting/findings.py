@@ -123,6 +123,10 @@ def _numerics(entry: Comparison) -> list[Finding]:
         return [Finding("note", f"{entry.title}: {entry.note}.")]
     if not entry.first:
         how = f"within {entry.tolerance:g}" if entry.tolerance else "to the last bit"
+        if entry.is_part:
+            return [Finding("note", f"{entry.title}: {entry.note}; {_agree(entry.compared)} {how}.")]
+        if not entry.compared:
+            return [Finding("note", f"{entry.title}: no module's numbers could be compared.")]
         return [Finding("good", f"{entry.title}: all modules agree {how}.")]
     if entry.way == "again":
         return [
@@ -136,6 +140,10 @@ def _numerics(entry: Comparison) -> list[Finding]:
         " (BatchNorm sees half the examples on each rank)" if entry.way == "ddp" and "BatchNorm" in entry.kind else ""
     )
     return [Finding("note", f"{entry.title}: the first module that differs ({beyond}) is {entry.first}{reason}.")]
+
+
+def _agree(count: int) -> str:
+    return f"these {count} agree" if count else "there is none, and the gradients agree"
 
 
 def few(names: list[str]) -> str:

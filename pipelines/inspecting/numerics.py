@@ -6,7 +6,7 @@ Dropout is off in all of them, so that what differs is the computation. Shapes: 
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from pipelines.inspecting.taps import Computed, Tap, compute
 from pipelines.inspecting.trail import LOSS, NETWORK
 
 Way = Literal["amp", "ddp", "compile"]
+Key = tuple[str, bool, int]
+"""A module, whether it is given or gives, and which call of it, from 1."""
 TOLERANCES = {"again": 0.0, "amp": 5e-2, "ddp": 1e-4, "compile": 1e-3}
 """Largest difference that is no news, relative to the largest value that the module gives in float32."""
 GRADIENT_SLACK = 5.0
@@ -31,6 +33,7 @@ TITLES = {
     "ddp": "two processes under DDP, half the examples each",
     "compile": "torch.compile",
 }
+OTHER_GRAPHS = "the ranks drew different graphs, and only calls of modules that both made are compared"
 DDP_SECONDS, COMPILE_SECONDS = 60.0, 120.0
 """Longest time that is waited for; what takes longer is left out of the report."""
 
@@ -62,6 +65,10 @@ class Comparison:
     """The first module that differs beyond the tolerance, in words; empty where none does."""
     kind: str = ""
     """That module's class."""
+    is_part: bool = False
+    """Whether calls of modules could not be compared, as the ranks drew different graphs."""
+    compared: int = 0
+    """Outputs of modules' calls whose numbers were held against the eager ones."""
     note: str = ""
     """What else is to be said, such as why it could not be computed."""
     seconds: float = 0.0
@@ -83,7 +90,7 @@ def compare(subject: Subject, ways: tuple[Way, ...], peers: Peers | None) -> lis
         found[0].note = "these draw random numbers, so what they give is not compared below"
     makers: dict[str, Callable[[], tuple[Computed, str]]] = {
         "amp": lambda: (_eager(subject, network, autocast=True), ""),
-        "ddp": lambda: (_ranked(subject, network, peers), ""),
+        "ddp": lambda: _ranked(subject, network, peers),
         "compile": lambda: _compiled(subject, network, peers),
     }
     for way in ways:
@@ -106,7 +113,7 @@ def _eager(subject: Subject, network: nn.Module, autocast: bool = False, seed: i
         return compute(twin, twin, subject.task.train.loss, subject.batch())
 
 
-def _ranked(subject: Subject, network: nn.Module, peers: Peers | None) -> Computed:
+def _ranked(subject: Subject, network: nn.Module, peers: Peers | None) -> tuple[Computed, str]:
     assert peers is not None
     works = []
     static = getattr(subject.task.train, "STATIC_GRAPH", True)
@@ -115,7 +122,8 @@ def _ranked(subject: Subject, network: nn.Module, peers: Peers | None) -> Comput
         batch = _to_cpu(subject.batch(own_B))
         config = subject.plain_config()
         works.append(Work(copy.deepcopy(network).cpu(), batch, subject.task.train.loss, config, "cpu", static, weight))
-    return _joined(peers.ranked(works, DDP_SECONDS), len(subject.index))
+    joined = _joined(peers.ranked(works, DDP_SECONDS), len(subject.index))
+    return joined, OTHER_GRAPHS if joined.is_part else ""
 
 
 def _compiled(subject: Subject, network: nn.Module, peers: Peers | None) -> tuple[Computed, str]:
@@ -139,13 +147,26 @@ def _to_cpu(value: Any) -> Any:
 
 
 def _joined(parts: list[Computed], count: int) -> Computed:
-    """Puts the ranks' rows in the order of the whole batch, B rows; DDP has made their gradients the same."""
+    """Puts the ranks' rows in the order of the whole batch, B rows; DDP has made their gradients the same.
+
+    Of ranks that called other modules, or one more often, what both called is kept.
+    """
+    first, second = (dict(_numbered(part.taps)) for part in parts)
     taps = []
-    if [(tap.module, tap.given) for tap in parts[0].taps] == [(tap.module, tap.given) for tap in parts[1].taps]:
-        for one, other in zip(parts[0].taps, parts[1].taps, strict=True):
-            pairs = zip(one.tensors, other.tensors, strict=False)
-            taps.append(Tap(one.module, one.given, [_woven(*pair, count) for pair in pairs]))
-    return Computed(taps, parts[0].gradients, sum(part.loss for part in parts) / len(parts))
+    for key in [key for key in first if key in second]:
+        one, other = first[key], second[key]
+        pairs = zip(one.tensors, other.tensors, strict=False)
+        taps.append(Tap(one.module, one.given, [_woven(*pair, count) for pair in pairs]))
+    loss = sum(part.loss for part in parts) / len(parts)
+    return Computed(taps, parts[0].gradients, loss, is_part=list(first) != list(second))
+
+
+def _numbered(taps: list[Tap]) -> Iterator[tuple[Key, Tap]]:
+    """Gives each tap with which call of its module it is of."""
+    calls: Counter[tuple[str, bool]] = Counter()
+    for tap in taps:
+        calls[tap.module, tap.given] += 1
+        yield (tap.module, tap.given, calls[tap.module, tap.given]), tap
 
 
 def _woven(one: Tensor, other: Tensor, count: int) -> Tensor:
@@ -167,26 +188,41 @@ class _Judge:
         self.tolerance = TOLERANCES[way]
 
     def judge(self, other: Computed) -> Comparison:
-        found = Comparison(self.way, self.tolerance, (self.eager.loss, other.loss))
+        """Compares call by call, up to the first at which this computation took another way."""
+        found = Comparison(self.way, self.tolerance, (self.eager.loss, other.loss), is_part=other.is_part)
         worst: dict[str, Difference] = {}
-        calls: Counter[tuple[str, bool]] = Counter()
         open_calls: list[str] = []
-        for ours, theirs in zip(self.eager.taps, other.taps, strict=False):
-            if (ours.module, ours.given) != (theirs.module, theirs.given):
-                found.first = found.first or f"{theirs.module} is called where eager calls {ours.module}"
-                break
-            calls[ours.module, ours.given] += 1
-            entry = _difference(ours.module, calls[ours.module, ours.given], ours.tensors, theirs.tensors)
+        for call, ours, theirs in self._pairs(other):
             owner = (open_calls[-1] if open_calls else LOSS) if ours.given else ours.module
+            open_calls = [*open_calls, ours.module] if ours.given else open_calls[:-1]
+            if isinstance(theirs, str):
+                found.first = found.first or theirs
+                break
+            if theirs is None:
+                continue
+            entry = _difference(ours.module, call, ours.tensors, theirs.tensors)
+            found.compared += not ours.given and any(True for _ in _shared(ours.tensors, theirs.tensors))
             if not found.first and entry.relative > self.tolerance and owner not in self.random:
                 code = ", in its own code before it calls " + ours.module if ours.given else ""
                 found.first, found.kind = f"{owner}, call {entry.call}{code}", self.kinds.get(owner, "")
-            open_calls = [*open_calls, ours.module] if ours.given else open_calls[:-1]
             if not ours.given and entry.relative >= worst.get(ours.module, entry).relative:
                 worst[ours.module] = entry
         found.modules = list(worst.values())
         self._gradients(found, other)
         return found
+
+    def _pairs(self, other: Computed) -> Iterator[tuple[int, Tap, Tap | str | None]]:
+        """Gives eager calls beside the other's: None where ranks left one out, words where it is another call."""
+        if other.is_part:
+            theirs = dict(_numbered(other.taps))
+            yield from ((key[2], ours, theirs.get(key)) for key, ours in _numbered(self.eager.taps))
+            return
+        end, numbered = Tap("", False, []), [*_numbered(self.eager.taps)]
+        for at in range(max(len(numbered), len(other.taps))):
+            key, ours = numbered[at] if at < len(numbered) else (("", False, 0), end)
+            own = other.taps[at] if at < len(other.taps) else end
+            is_same = (ours.module, ours.given) == (own.module, own.given)
+            yield key[2], ours, own if is_same else _elsewhere(ours, own)
 
     def _gradients(self, found: Comparison, other: Computed) -> None:
         for name in reversed(self.eager.gradients):
@@ -203,14 +239,25 @@ class _Judge:
                 return
 
 
+def _elsewhere(ours: Tap, theirs: Tap) -> str:
+    """Names the call at which a computation took another way than eager."""
+    if not theirs.module:
+        return f"{ours.module}, which it does not come to"
+    return f"{theirs.module}, called where eager {f'calls {ours.module}' if ours.module else 'has ended'}"
+
+
+def _shared(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Gives what tensors share of their numbers, where both have any; float64."""
+    for one, other in zip(ours, theirs, strict=False):
+        if one.numel() and other.numel() and one.dim() == other.dim():
+            window = tuple(slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True))
+            yield one[window].double(), other[window].double()
+
+
 def _difference(name: str, call: int, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
     """Finds the largest difference; of tensors padded to other sizes, within what they share."""
     absolute = relative = 0.0
-    for one, other in zip(ours, theirs, strict=False):
-        if not one.numel() or not other.numel() or one.dim() != other.dim():
-            continue
-        window = tuple(slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True))
-        one, other = one[window].double(), other[window].double()
+    for one, other in _shared(ours, theirs):
         same = (one == other) | (one.isnan() & other.isnan())
         apart = torch.where(same, torch.zeros_like(one), (one - other).abs()).nan_to_num(nan=float("inf"))
         finite = one[one.isfinite()]

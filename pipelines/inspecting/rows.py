@@ -1,6 +1,7 @@
 """Makes a batch of exactly the rows of a file: examples of the task's own form, or numbers of training examples."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,30 @@ def take(subject: Subject, path: Path) -> None:
 def read(path: Path) -> list[Any]:
     """Reads a file's rows; raises ValueError, naming the line, for one that is none."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise ValueError(f"--batch {str(path)!r} cannot be read ({problem})") from None
     if path.suffix in (".csv", ".tsv"):
-        rows: list[Any] = list(csv.DictReader(text.splitlines(), delimiter="," if path.suffix == ".csv" else "\t"))
+        rows: list[Any] = _fields(path, text)
     else:
         rows = [_parsed(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not 0 < len(rows) <= MOST_ROWS:
         raise ValueError(f"--batch {str(path)!r} has {len(rows)} rows; a batch has 1 to {MOST_ROWS}")
     return rows
+
+
+def _fields(path: Path, text: str) -> list[Any]:
+    """Takes the rows of a CSV or TSV file as training does: a field in quotes may hold line breaks."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t", strict=True)
+    found: list[Any] = []
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise csv.Error("a row has other fields than the header")
+            found.append(row)
+    except csv.Error as problem:
+        raise ValueError(f"--batch {str(path)!r}, line {rows.line_num}: {problem}; mend the quotes") from None
+    return found
 
 
 def _parsed(path: Path, number: int, line: str) -> Any:

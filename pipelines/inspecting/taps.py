@@ -28,6 +28,8 @@ class Computed:
     """In the order in which they happened."""
     gradients: dict[str, Tensor]
     loss: float
+    is_part: bool = False
+    """Whether calls of modules are left out, as they were not made by all ranks."""
 
 
 def compute(

@@ -26,6 +26,8 @@ SAMPLE_FILES = ("sentence-polarity.csv", "asap-zh.csv")
 LEAST_TEXTS = 10
 TRAIN, VALID = 0.8, 0.1
 """Shares of the distinct texts; the rest is the test split."""
+READ_BY = ("max_characters",)
+"""Flags that change texts, so that the fingerprints of one text differ where they do, and so may the splits."""
 LENGTHS = (50, 100, 200, 500)
 """Characters at which the slices by length end."""
 

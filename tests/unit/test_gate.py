@@ -1,11 +1,15 @@
 """The gate refuses what is worse, equal, worse on a slice or badly calibrated, and lets through what is better."""
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines import gate, resampling, verdict
+from pipelines import gate, report, resampling, verdict
+from pipelines.registry import Version
 from pipelines.verdict import Answers, Pair, Rules, Verdict
 
 COUNT, LABELS = 1_000, 10
@@ -140,6 +144,30 @@ def test_confidence_that_is_no_number_is_worse() -> None:
     theirs_N = drawn(0, 0.8)
     found = judged(changed(theirs_N, gained=60), theirs_N, ours=float("nan"))
     assert not found.promoted and "calibration is worse" in found.reason
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    told = json.loads(json.dumps(Verdict(False, "not champion: it cannot be loaded").told(), allow_nan=False))
+    assert (told["ours"], told["theirs"], told["difference"]) == (None, None, None)
+    first = verdict.by_metric("accuracy", 0.5, -math.inf, 0.0, "version 1").told()
+    assert (first["ours"], first["theirs"]) == (0.5, None)
+    theirs_N = drawn(0, 0.8)
+    (brier, error) = judged(changed(theirs_N, gained=60), theirs_N, ours=math.nan).told()["calibration"]
+    assert brier["ours"] is None and brier["theirs"] > 0
+    assert error["difference"]["estimate"] is None
+
+
+def test_a_metric_that_is_no_number_has_a_verdict_and_a_page(tmp_path: Path) -> None:
+    ours_N = np.random.default_rng(0).random(60)
+    theirs_N = np.where(np.arange(60) == 3, np.nan, ours_N)
+    slices = {"activity": (["few", "many"], np.arange(60) % 2)}
+    pair = Pair("ndcg_at_10", Answers(ours_N), Answers(theirs_N), None, slices)
+    found = gate.decide(pair, RULES, 0)
+    assert not found.promoted
+    assert json.loads(json.dumps(found.told(), allow_nan=False))["difference"]["low"] is None
+    new, old = (Version("recommender", number, "", "", "", {}, "ndcg_at_10", False) for number in (2, 1))
+    report.write(tmp_path / "report.html", new, old, found, pair, RULES, report.Shown(np.arange(60), [], None))
+    assert "It is no number." in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("gained", "promoted"), [(5, False), (6, True)])

@@ -1,5 +1,6 @@
 """What is planted in a network is named, by module, line and example; a run's next step is looked at, not changed."""
 
+import csv
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ import training
 from training import PARITY
 
 from pipelines import checkpoint, inspection, tasks
+from pipelines.inspecting import numerics, rows
 from pipelines.inspection import Report, Wish
 from pipelines.tasks import Task
 
@@ -149,6 +151,57 @@ def test_numbers_that_depend_on_the_way_of_computing_are_named_by_module(tmp_pat
     assert worst["compile"] == pytest.approx(0.25, abs=0.01)
     assert worst["ddp"] < 1e-5
     assert everywhere(report, tmp_path / "out", "two processes under DDP", "(network), call 1, in its own code")
+
+
+CELL = """class Cell(nn.GRUCell):
+    def forward(self, x, state):
+        return super().forward(x, state) * (1.3 if torch.distributed.is_initialized() else 1.0)
+
+
+class Reader("""
+
+
+@pytest.mark.parametrize("is_wrong", [True, False], ids=["wrong", "right"])
+def test_ranks_that_draw_different_graphs_are_compared_by_what_both_call_and_it_is_said(
+    tmp_path: Path, is_wrong: bool
+) -> None:
+    folder = tmp_path / f"texts_{is_wrong}".lower()
+    shutil.copytree(PARITY, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if is_wrong:
+        source = (folder / "network.py").read_text()
+        source = source.replace("class Reader(", CELL).replace("nn.GRUCell(width", "Cell(width")
+        (folder / "network.py").write_text(source)
+    (tmp_path / "rows.jsonl").write_text('"01101"\n"10"\n')
+    wish = Wish(file=tmp_path / "rows.jsonl", ways=("ddp",), batches=0, threads=1)
+    report = look(tasks.find(str(folder)), tmp_path / "out", wish)
+    _, ddp = report.comparisons
+    assert ddp.first == ("cell, call 1" if is_wrong else "")
+    assert (ddp.is_part, ddp.note) == (True, numerics.OTHER_GRAPHS)
+    (told,) = (one.sentence for one in report.findings if one.sentence.startswith(ddp.title))
+    assert "all modules agree" not in told
+    assert ("is cell, call 1" if is_wrong else "the ranks drew different graphs") in told
+    assert everywhere(report, tmp_path / "out", "two processes under DDP", "the ranks drew different graphs")
+
+
+def test_a_computation_that_ends_before_eager_does_differs(tmp_path: Path) -> None:
+    task = planted.plant(tmp_path, "ends_early")
+    source, once = (task.folder / "train.py").read_text(), "return functional.mse_loss(network(x_B1), y_B1)"
+    assert once in source
+    twice = f"loss = {once[7:]}\n    torch.distributed.is_initialized() or network(x_B1)\n    return loss"
+    (task.folder / "train.py").write_text(source.replace(once, twice))
+    report = look(task, tmp_path / "out", Wish(ways=("ddp",), batches=0, threads=1))
+    _, ddp = report.comparisons
+    assert ddp.first == "(network), which it does not come to"
+
+
+def test_rows_of_a_csv_file_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    texts = ["a\nb", "one\u2028two", "plain\r\nand\x0bmore", 'said "so", and went']
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    assert [row["text"] for row in rows.read(tmp_path / "rows.csv")] == texts
+    (tmp_path / "broken.csv").write_text("text,label\nfine,so\nwith, a comma,so\n")
+    with pytest.raises(ValueError, match="line 3: a row has other fields than the header"):
+        rows.read(tmp_path / "broken.csv")
 
 
 def test_modules_that_draw_random_numbers_are_not_held_against_other_ways(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 import training
+from mlflow import artifacts
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from eagerly.cli import main
 from pipelines import answers, artifact, judging, loop, recorder, registry, results, runs, tasks, uploads
@@ -47,9 +51,13 @@ class Store:
             task, config, run.folder, Place(threads=1), journal.append, wrap(task.data.load(uploads.brought(config)))
         )
         journal.close()
+        self.record(name)
+
+    def record(self, name: str) -> None:
+        """Records the run of a folder, after it has ended."""
         closed = threading.Event()
         closed.set()
-        self.said[name] = recorder.Recorder(run.folder).follow(closed)
+        self.said[name] = recorder.Recorder(self.folder / name).follow(closed)
 
     def version(self, name: str) -> registry.Version:
         told = self.said[name]["version"]
@@ -214,6 +222,71 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     found = judging.judge(run_dir, new, old, tmp_path, patience_s)
     assert not found.promoted
     assert found.reason.startswith("not champion: ") and sentence in found.reason
+    told = json.loads((tmp_path / "verdict.json").read_text(), parse_constant=pytest.fail)
+    assert (told["promoted"], told["ours"]) == (False, None)
+
+
+def test_outages_while_the_gate_judges_are_waited_out(
+    store: Store, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recorder, "POLL_SECONDS", 0.1)
+    made, lost = Store(tmp_path), []
+    for name in ("first", "better", "elsewhere"):
+        shutil.copytree(store.folder / name, tmp_path / name, ignore=shutil.ignore_patterns("mlflow.json", "gate"))
+    made.record("first")
+    champions = {made.version("first").run_id}
+
+    def once(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def asked(*arguments: Any, **named: Any) -> Any:
+            if name not in lost and (name == "download" or champions.intersection(arguments)):
+                lost.append(name)
+                raise MlflowException("busy", TEMPORARILY_UNAVAILABLE)
+            return call(*arguments, **named)
+
+        return asked
+
+    monkeypatch.setattr(artifacts, "download_artifacts", once(artifacts.download_artifacts, "download"))
+    for name in ("get_run", "download_artifacts"):
+        monkeypatch.setattr(mlflow.MlflowClient, name, once(getattr(mlflow.MlflowClient, name), name))
+    made.record("better")
+    assert lost == ["download", "get_run"]
+    assert made.said["better"]["reason"] == store.said["better"]["reason"]
+    assert made.said["better"]["version"]["champion"]
+    champions = {made.version("better").run_id}
+    lost.clear()
+    made.record("elsewhere")
+    assert lost == ["download", "get_run", "download_artifacts"]
+    assert "test examples were among what it learned from" in (tmp_path / "elsewhere/gate/report.html").read_text()
+
+
+def test_an_outage_is_told_in_a_sentence_to_who_asks_the_gate(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*arguments: Any, **named: Any) -> Any:
+        raise MlflowException("busy", TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(artifacts, "download_artifacts", away)
+    worse, before = store.version("worse"), registry.champion("classifier")
+    assert main(["models", "gate", "classifier", str(worse.version)]) == 2
+    told = capsys.readouterr()
+    assert "does not answer (MlflowException: busy)" in told.err and "Traceback" not in told.err
+    assert (store.version("worse"), registry.champion("classifier")) == (worse, before)
+
+
+def test_fingerprints_of_what_was_read_otherwise_are_not_said_to_be_all(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = registry.facts(store.version("better").run_id)
+    monkeypatch.setattr(registry, "facts", lambda run_id: {**known, "image_size": "16"})
+    found = judging.judge(store.folder / "elsewhere", store.version("elsewhere"), store.version("better"), tmp_path, 60)
+    kinship = found.notes[0]
+    assert kinship.startswith("Version 3 learned from another split (seed 0), read with --image-size 16 and not 0: ")
+    assert kinship.endswith("more may have been, read otherwise and so not known again, which favours it.")
+    found = judging.judge(store.folder / "planted", store.version("planted"), store.version("better"), tmp_path, 60)
+    assert found.notes[0].startswith("Version 3 learned from another split (seed 0), read with --image-size 16 ")
 
 
 def test_a_task_without_results_of_examples_is_judged_by_its_metric_alone(store: Store) -> None:
