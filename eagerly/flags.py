@@ -12,12 +12,13 @@ Flags = TypeVar("Flags")
 def parse(kind: type[Flags], words: Sequence[str], program: str, default: Flags | None = None) -> Flags:
     """Parses words into `kind`; nested dataclasses share one flat set of flags.
 
-    `default` replaces the defaults of the fields. Raises ValueError with the parser's sentence, and
-    SystemExit(0) once help was shown.
+    `default` replaces the defaults of the fields; switches can then be turned on and off, whatever they are.
+    Raises ValueError with the parser's sentence, and SystemExit(0) once help was shown.
     """
     import tyro
 
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    single = (tyro.conf.FlagCreatePairsOff,) if default is None else ()
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, *single)
     given: dict[str, Any] = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:

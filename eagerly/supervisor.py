@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
+from eagerly.commands import orders
 from eagerly.commands.progress import State
 from pipelines import cluster, history, job_log, recovery, runs, sealed, tracking
 from pipelines.journal import Reader
@@ -68,11 +68,12 @@ class Supervisor:
             self.said["restarts"] += 1
             self.print(f"the driver was killed by signal {-code}; it goes on from the last checkpoint")
             time.sleep(PAUSE_SECONDS)
-            code = self._drive()
+            if not self.stopping:
+                code = self._drive()
         if code < 0 and not self.stopping:
             self.print(f"the driver was killed by signal {-code}, the last of {self.plan['restarts']} restarts")
         self.said["phase"] = "stopped" if self.stopping else ("done" if code == 0 else "failed")
-        self.said["ended"] = time.time()
+        self.said |= {"ended": time.time(), "has_run": self._is_begun()}
         self.say(force=True)
         self._keep()
         _end_children()
@@ -86,20 +87,33 @@ class Supervisor:
         self.stopping = True
 
     def command(self) -> list[str]:
-        """Gives the driver's command: a run that is there goes on, and refuses other settings than it began with."""
+        """Gives the driver's command: a run that is there goes on, and refuses other settings than it began with.
+
+        Raises ValueError where the job goes on with a run that is not there.
+        """
         self._bring()
         words = [sys.executable, "-m", "eagerly", "train", self.plan["task"]]
-        if not (self.run_dir / runs.ABOUT).exists():
+        if not self._is_begun():
+            if self.plan.get("again"):
+                raise ValueError(
+                    f"--again goes on with a run, and there is none in {str(self.run_dir)!r}; say with --run-dir or "
+                    "--storage where it is, or submit it anew under another --name"
+                )
             return [*words, *self.plan["flags"], "--run-dir", str(self.run_dir)]
         runs.relocate(self.run_dir, Path(self.plan["task"]))  # every submission has a folder of its own
         self.print(f"resumes the run in {self.run_dir}")
         return [*words, "--resume", str(self.run_dir), *self.plan["flags"]]
 
+    def _is_begun(self) -> bool:
+        return (self.run_dir / runs.ABOUT).exists()
+
     def _bring(self) -> None:
-        """Brings a run from its storage that began on a head which is gone, as recovery.bring does."""
+        """Brings a run, or what it did elsewhere since it was here, from its storage, as recovery.bring does."""
         address = next((flag.partition("=")[2] for flag in self.plan["flags"] if flag.startswith("--storage=")), "")
-        if "://" in address and not (self.run_dir / runs.ABOUT).exists():
-            recovery.bring(address, self.run_dir, self.print, lambda: self.stopping)
+        if "://" in address:
+            prefix = "begins anew: " if self.plan.get("again") else ""  # command() says what becomes of it instead
+            say, is_stopped = lambda text: self.print(text.removeprefix(prefix)), lambda: self.stopping
+            recovery.bring(address, self.run_dir, say, is_stopped)
 
     def _drive(self) -> int:
         """Runs the driver once; returns its exit code, negative for a signal."""
@@ -108,14 +122,12 @@ class Supervisor:
         except (OSError, ValueError) as problem:
             self.print(f"eagerly: {problem}")
             return 2
+        if self.stopping:
+            return -signal.SIGTERM
         driver = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
             env={"EAGERLY_JOB_SINCE": str(self.said["begun"]), **os.environ},  # one that is killed keeps its place
-        )
+        )  # fmt: skip
         assert driver.stdout is not None
         listener = threading.Thread(target=self._listen, args=(driver.stdout,), daemon=True)
         listener.start()
@@ -170,7 +182,8 @@ class Supervisor:
             with contextlib.suppress(ValueError, KeyError):
                 known = json.loads((self.run_dir / "mlflow.json").read_text())
                 self.said["mlflow"] = known["run_id"]
-                self.said["link"] = tracking.link(_public(tracking.uri()), known["experiment_id"], known["run_id"])
+                store = orders.public(tracking.uri())
+                self.said["link"] = tracking.link(store, known["experiment_id"], known["run_id"])
 
     def print(self, text: str) -> None:
         """Writes a line for people."""
@@ -225,7 +238,7 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Moves the log into the run's folder, once there is one. Raises OSError where the disk is full."""
-        if self.folder != self.run_dir and (self.run_dir / runs.ABOUT).exists():
+        if self.folder != self.run_dir and self._is_begun():
             with self.lock:
                 rough = self.folder
                 self.log.move(self.run_dir / history.LOG)
@@ -256,12 +269,6 @@ class Supervisor:
             self.keeper.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(LAST_SECONDS if self.stopping else UPLOAD_SECONDS)
-
-
-def _public(uri: str) -> str:
-    """Names a tracking store without the user and password that its address may hold."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def _adopt() -> None:

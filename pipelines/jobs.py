@@ -41,11 +41,13 @@ class Order:
     environment: dict[str, str] = field(default_factory=dict)
     folder: str = ""
     """Where a user's own task is on the machine that submits; empty for the tasks that eagerly has."""
+    again: bool = False
+    """Whether it goes on with a run, and fails where there is none."""
 
     def entrypoint(self) -> str:
         """Writes the command of the job's supervisor."""
         plan = {"name": self.name, "task": self.task, "flags": self.flags}
-        plan |= {"run_dir": self.run_dir, "restarts": self.restarts}
+        plan |= {"run_dir": self.run_dir, "restarts": self.restarts, **({"again": True} if self.again else {})}
         return f"python -m eagerly.supervisor {shlex.quote(json.dumps(plan, separators=(',', ':')))}"
 
     def variables(self) -> dict[str, str]:
@@ -70,6 +72,10 @@ class Job:
     """Ray's id of the machine where its log is, once it has begun."""
     folder: str = ""
     """Where a user's own task is on the machine that submitted it."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """What its supervisor was given, with the keys of Order.entrypoint; empty for a job without one."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The variables that it was submitted with."""
     said: dict[str, Any] = field(default_factory=dict)
     """phase, step, steps, loss, left_s, restarts, position, waits_for, run_dir, mlflow, as far as known."""
 
@@ -77,6 +83,14 @@ class Job:
     def status(self) -> str:
         """Says in a word where the job stands."""
         return STATUS.get(self.state) or str(self.said.get("phase", "starting"))
+
+    @property
+    def words(self) -> list[str]:
+        """The flags of `eagerly submit` that make the same job, but for its name and its run's folder."""
+        if not self.plan:
+            return []
+        priority = self.environment.get("EAGERLY_JOB_PRIORITY", "0")
+        return [*self.plan["flags"], f"--restarts={self.plan['restarts']}", f"--priority={priority}"]
 
 
 class Cluster:
@@ -144,20 +158,25 @@ class Cluster:
                 "--wait to wait until it has them"
             )
 
-    def submit(self, order: Order, again: bool = False) -> str:
-        """Sends the code and the command; returns the submission's id.
+    def earlier(self, name: str, again: bool) -> Job | None:
+        """Finds the job that has a name, with which `again` goes on.
 
         Raises ValueError when the name is taken, or when `again` is to go on with a job that still runs.
         """
-        taken = [job for job in self.jobs() if job.name == order.name]
-        if taken:
-            self._check_again(taken[0], again)
+        job = next((job for job in self.jobs() if job.name == name), None)
+        if job is not None:
+            self._check_again(job, again)
+        return job
+
+    def submit(self, order: Order) -> str:
+        """Sends the code and the command; returns the submission's id. Raises ValueError as `earlier` does."""
+        before = self.earlier(order.name, order.again)
         for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         with sentences(self.address):
             return self._client.submit_job(
                 entrypoint=order.entrypoint(),
-                submission_id=order.name if not taken else f"{order.name}.{_attempt(taken[0].submission) + 1}",
+                submission_id=f"{order.name}.{_attempt(before.submission) + 1}" if before else order.name,
                 runtime_env={"working_dir": str(order.code), "env_vars": order.variables()},
                 metadata=metadata(order.name, order.task, order.folder),
             )
@@ -246,8 +265,18 @@ def _job(details: Any) -> Job:
     ended = details.end_time / 1000 if details.end_time else None
     task, message = details.metadata.get("eagerly_task", ""), details.message or ""
     state, node = str(details.status.value), details.driver_node_id or ""
-    folder = details.metadata.get("eagerly_folder", "")
-    return Job(name, task, details.submission_id, state, begun, ended, message, node, folder)
+    folder, plan = details.metadata.get("eagerly_folder", ""), _plan(details.entrypoint or "")
+    variables = (details.runtime_env or {}).get("env_vars") or {}
+    return Job(name, task, details.submission_id, state, begun, ended, message, node, folder, plan, variables)
+
+
+def _plan(command: str) -> dict[str, Any]:
+    """Reads the plan out of the command of a supervisor; empty for another's."""
+    try:
+        plan = json.loads(shlex.split(command)[-1])
+    except (ValueError, IndexError):
+        return {}
+    return plan if isinstance(plan, dict) and plan.keys() >= {"flags", "run_dir", "restarts"} else {}
 
 
 def _attempt(submission: str) -> int:

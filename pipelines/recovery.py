@@ -13,6 +13,7 @@ WAIT_SECONDS, PAUSE_SECONDS = 120.0, 1.0
 def bring(address: str, run_dir: Path, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
     """Brings a run of the name of `run_dir` from a storage to there; says so where the storage has none.
 
+    A run that is there already catches up, if the storage answers, and else goes on as it is.
     Raises ValueError when the storage stays away, or `is_stopped` says so meanwhile: the run may be in it.
     """
     place, until, has_said = f"{address.rstrip('/')}/{run_dir.name}", time.monotonic() + WAIT_SECONDS, False
@@ -21,6 +22,9 @@ def bring(address: str, run_dir: Path, say: Callable[[str], None], is_stopped: C
             storage.fetch_run(place, run_dir.parent, say)
             return
         except ValueError as problem:
+            if (run_dir / storage.ABOUT).exists():
+                say(f"goes on with the run in {str(run_dir)!r}: {problem}")
+                return
             if not isinstance(problem.__cause__, OSError):  # it answered
                 say(f"begins anew: {problem}")
                 return

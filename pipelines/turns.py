@@ -58,8 +58,8 @@ class Book:
         the order runs when it fits, and none overtakes it, however small. Where none runs the first does in any case,
         since a cluster that grows does so only for what was asked of it.
         """
-        self._note(need, False, now)
         self._database.execute("DELETE FROM turns WHERE heard < ?", (now - SILENCE_SECONDS,))
+        self._note(need, False, now)
         self._admit(total, free)
         waiting = [name for name, *_ in self._waiting()]
         return waiting.index(need.name) + 1 if need.name in waiting else 0
@@ -78,9 +78,12 @@ class Book:
         return [(name, True) for (name,) in running] + [(name, False) for name, *_ in self._waiting()]
 
     def _note(self, need: Need, runs: bool, now: float) -> None:
+        """Writes a job down; one that is there keeps its place, and its share unless it asks for more."""
         self._database.execute(
             "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET heard = excluded.heard, "
-            "priority = excluded.priority, admitted = MAX(admitted, excluded.admitted)",
+            "priority = excluded.priority, workers = excluded.workers, gpu = excluded.gpu, admitted = "
+            "MAX(admitted AND workers >= excluded.workers AND workers * gpu >= excluded.workers * excluded.gpu, "
+            "excluded.admitted)",
             (need.name, need.priority, need.since, need.workers, int(need.gpu), int(runs), now),
         )
 

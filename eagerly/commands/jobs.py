@@ -189,7 +189,7 @@ def _onward(job: "Job") -> list[str]:
     if run_dir and Path(run_dir).is_dir():
         return [f"eagerly record {shlex.quote(run_dir)}", logs]
     if job.state in ("FAILED", "STOPPED"):
-        return [_again(job), logs]
+        return [_again(job), logs] if job.said.get("has_run", True) else [logs]
     if job.state == "SUCCEEDED":
         return [f"eagerly models show {Path(job.task).name}", logs]
     return [f"eagerly jobs logs -f {job.name}", f"eagerly jobs stop {job.name}"]

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eagerly import steps
+from eagerly.commands import orders
 from pipelines import jobs, tasks
-from pipelines.settings import Launch
 
 if TYPE_CHECKING:
     from eagerly.commands.submit import Wish
 
 Manifest = dict[str, Any]
 RAY = "2.60.0"
-DEADLINE_SECONDS, KEEP_SECONDS = 86_400, 86_400
+KEEP_SECONDS = 86_400
 USER = 1000
 RUNS = "/var/lib/eagerly"
 """Where the chart's Pods keep state, on a volume that all of them share."""
@@ -47,10 +47,14 @@ def write(wish: "Wish") -> int:
     import yaml
 
     _check(wish)
+    if wish.submit.queue:
+        orders.sendable(wish, os.environ.get("MLFLOW_TRACKING_URI", ""))
     text = yaml.safe_dump(rayjob(wish), sort_keys=False)
     name, space = wish.submit.name, wish.submit.namespace
     if not wish.submit.apply or wish.submit.dry_run:
         print(text, end="")
+        for note in wish.notes:
+            print(f"# {note}")
         print(f"# next: the same with --apply, or pipe this into `kubectl create -n {space} -f -`")
         return 0
     try:
@@ -62,6 +66,8 @@ def write(wish: "Wish") -> int:
     if done.returncode:
         taken = "; give another --name" if "AlreadyExists" in done.stderr else ""
         raise ValueError(f"kubectl did not take the RayJob {name!r}: {done.stderr.strip()}{taken}")
+    for note in wish.notes:
+        print(note)
     print(f"job        {name} is submitted to namespace {space}")
     watch = f"kubectl -n {space} get rayjob {name} -w"
     steps.show(watch, f"kubectl -n {space} delete rayjob {name}  # stops it")
@@ -81,7 +87,7 @@ def rayjob(wish: "Wish") -> Manifest:
         "entrypoint": _entrypoint(wish),
         "runtimeEnvYAML": json.dumps({"env_vars": _variables(wish)}),
         "metadata": jobs.metadata(submit.name, wish.word),
-        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        **({"activeDeadlineSeconds": submit.deadline_s} if submit.deadline_s else {}),
         "submissionMode": "K8sJobMode",
         "submitterConfig": {"backoffLimit": 0},
         "submitterPodTemplate": _submitter(wish),
@@ -108,17 +114,18 @@ def _check(wish: "Wish") -> None:
 
 
 def _entrypoint(wish: "Wish") -> str:
-    from eagerly.commands.submit import words_of
-
     launch, run_dir = replace(wish.launch, wait=True), f"{RUNS}/runs/{wish.submit.name}"
-    if launch.storage and "://" not in launch.storage:
+    if launch.run_dir:
+        orders.check_whole(Path(launch.run_dir), "--run-dir", f"a folder on the Pods' volume, {RUNS},")
+        launch, run_dir = replace(launch, run_dir=""), launch.run_dir
+    elif launch.storage and "://" not in launch.storage:
+        orders.check_whole(Path(launch.storage), "--storage", f"a folder on the Pods' volume, {RUNS},")
         launch, run_dir = replace(launch, storage=""), f"{launch.storage}/{wish.submit.name}"
     config = wish.config
     for name in config.PATHS:
         config = replace(config, **{name: str(getattr(config, name)).removeprefix("file://")})
-    own = tasks.find(wish.word).config.Config()
     plan = {"name": wish.submit.name, "task": wish.word, "run_dir": run_dir, "restarts": wish.submit.restarts}
-    plan["flags"] = [*words_of(config, own), *words_of(launch, Launch())]
+    plan["flags"] = [*orders.words_of(config), *orders.words_of(launch)]
     return f"python -m eagerly.supervisor {shlex.quote(json.dumps(plan, separators=(',', ':')))}"
 
 
@@ -183,7 +190,8 @@ def _pod(wish: "Wish", name: str, resources: Manifest, runs: bool) -> Manifest:
     mounts, volumes = [{"name": "tmp", "mountPath": "/tmp"}], [{"name": "tmp", "emptyDir": {"sizeLimit": "5Gi"}}]
     if runs:
         tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"http://{release}-tracking:5000"
-        environment += [{"name": "EAGERLY_HOME", "value": RUNS}, {"name": "MLFLOW_TRACKING_URI", "value": tracking}]
+        environment.append({"name": "EAGERLY_HOME", "value": RUNS})
+        environment.append({"name": "MLFLOW_TRACKING_URI", "value": orders.public(tracking)})
         environment += [_secret(release, "username"), _secret(release, "password")]
         mounts.append({"name": "state", "mountPath": RUNS})
         volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": f"{release}-runs"}})

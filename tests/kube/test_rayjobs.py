@@ -24,7 +24,7 @@ def written(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) 
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("written", [PLAIN, f"{PLAIN} --gpu", QUEUED], indirect=True)
+@pytest.mark.parametrize("written", [PLAIN, f"{PLAIN} --gpu --deadline-s 3600", QUEUED], indirect=True)
 def test_a_rayjob_fits_the_schema_of_kuberay(written: dict[str, Any], chart_tools: None) -> None:
     schemas = f"{tools()}/schemas/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
     command = [str(program("kubeconform")), "-strict", "-schema-location", schemas, "-"]

@@ -42,6 +42,14 @@ def test_defaults_can_be_another_object() -> None:
     assert flags.parse(Outer, ["--kind", "adam"], "prog", Outer(Inner(9.0))) == Outer(Inner(9.0, "adam"))
 
 
+@pytest.mark.parametrize("was", [True, False])
+def test_a_switch_of_another_object_is_turned_on_and_off_whatever_it_was(was: bool) -> None:
+    before = Outer(local=was)
+    assert flags.parse(Outer, ["--local"], "prog", before).local
+    assert not flags.parse(Outer, ["--no-local"], "prog", before).local
+    assert flags.parse(Outer, [], "prog", before) == before
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

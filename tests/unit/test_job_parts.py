@@ -15,7 +15,7 @@ import pytest
 
 from eagerly import supervisor
 from eagerly.cli import main
-from eagerly.commands import kubernetes, submit
+from eagerly.commands import kubernetes, orders, submit
 from pipelines import bundle, cluster, job_log, tasks, uploads
 from pipelines.jobs import Order
 from pipelines.settings import Launch
@@ -50,7 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def order(*words: str, there: Elsewhere | None = None) -> Order:
     """Makes the order of `eagerly submit WORDS` for a cluster elsewhere."""
     wish = submit.read(list(words))
-    return submit._order(wish, there or Elsewhere(), wish.word, Path("code"))  # type: ignore[arg-type]
+    return orders.make(wish, there or Elsewhere(), wish.word, Path("code"))  # type: ignore[arg-type]
 
 
 def test_the_code_that_travels_is_whole_and_holds_no_caches(tmp_path: Path) -> None:
@@ -111,9 +111,26 @@ def test_flags_that_are_written_are_read_as_the_same(name: str) -> None:
     config = tasks.find(name).config.Config()
     other = replace(config, epochs=config.epochs + 1, seed=7, amp="bf16")
     launch = Launch(workers=3, gpu=True, promote="never", checkpoint_steps=5)
-    words = [*submit.words_of(other, config), *submit.words_of(launch, Launch())]
+    words = [*orders.words_of(other), *orders.words_of(launch)]
     read = submit.read([name, *words])
     assert read.config == other and read.launch == launch
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "classifier --dataset mnist --epochs 20",
+        "classifier --dataset mnist",
+        "classifier --data photos --epochs 20",
+        "sentiment --encoder x/y --epochs 10 --batch-size 64 --lr 0.01 --dropout 0.5",
+        "sentiment --encoder x/y --batch-size 64 --accumulate 64",
+    ],
+)
+def test_flags_whose_defaults_depend_on_others_are_written_where_they_are_not_the_default(line: str) -> None:
+    config = submit.read(line.split()).config
+    words = list(orders.words_of(config))
+    assert submit.read([line.split()[0], *words]).config == config
+    assert {word.partition("=")[0] for word in words} == {word for word in line.split() if word.startswith("--")}
 
 
 def test_a_local_file_is_uploaded_to_the_storage_by_its_digest_and_only_once(tmp_path: Path) -> None:

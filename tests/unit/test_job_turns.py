@@ -87,6 +87,32 @@ def test_a_job_that_was_taken_for_dead_holds_its_share_again_once_it_is_heard_of
     assert book.ask(need("third", workers=1, since=2), FOUR, FOUR, later + 3) == 0
 
 
+def test_a_job_that_asks_again_after_it_died_asks_for_what_it_now_needs(book: Book) -> None:
+    assert book.ask(need("b", workers=1), FOUR, FOUR, 1) == 0
+    assert book.ask(need("a", workers=3, since=2), FOUR, {"CPU": 3.0}, 2) == 0
+    for moment in range(5, 3600, 3):
+        book.beat(need("a", workers=3, since=2), moment)
+    again = need("b", workers=4, since=3600)
+    assert book.ask(again, FOUR, {"CPU": 1.0}, 3600) == 1
+    assert book.order() == [("a", True), ("b", False)]
+    book.leave("a")
+    assert book.ask(again, FOUR, FOUR, 3601) == 0
+
+
+def test_a_job_that_asks_again_at_once_keeps_its_place_and_its_share_unless_it_wants_more(book: Book) -> None:
+    assert book.ask(need("runs", workers=2), FOUR, FOUR, 0) == 0
+    assert book.ask(need("first", workers=3, since=1), FOUR, {"CPU": 2.0}, 1) == 1
+    assert book.ask(need("second", workers=3, since=2), FOUR, {"CPU": 2.0}, 2) == 2
+    assert book.ask(need("first", workers=4, since=3), FOUR, {"CPU": 2.0}, 3) == 1
+    assert book.ask(need("runs", workers=2, since=4), FOUR, {"CPU": 2.0}, 4) == 0
+    assert book.order() == [("runs", True), ("first", False), ("second", False)]
+    book.leave("first")
+    assert book.ask(need("second", workers=2, since=2), FOUR, {"CPU": 2.0}, 5) == 0
+    assert book.ask(need("runs", workers=3, since=6), FOUR, {"CPU": 2.0}, 6) == 1
+    book.leave("second")
+    assert book.ask(need("runs", workers=3, since=6), FOUR, FOUR, 7) == 0
+
+
 class Direct:
     """The actor's methods, called at once in this process."""
 

@@ -137,3 +137,11 @@ def test_a_job_that_returns_catches_up_and_says_what_it_kept(there: Path, first:
     recovery.bring(there.as_uri(), first, said.append, lambda: False)
     assert len(said) == 1 and f"kept as {_kept(first)[0].name}" in said[0]
     assert _told(first / "journal.jsonl") == _told(second / "journal.jsonl")
+
+
+def test_a_job_goes_on_with_the_run_that_is_here_where_its_storage_is_away(first: Path, there: Path) -> None:
+    said: list[str] = []
+    there.rename(there.with_name("away"))
+    recovery.bring(there.as_uri(), first, said.append, lambda: False)
+    assert len(said) == 1 and said[0].startswith(f"goes on with the run in '{first}': ")
+    assert (first / "journal.jsonl").exists()
