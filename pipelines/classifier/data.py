@@ -3,6 +3,7 @@
 Shapes: B images of a batch, N images, C colours, H height, W width.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipelines import examples, reference
 from pipelines.classifier import folders, images, sources
 from pipelines.classifier.augment import augment
 from pipelines.classifier.config import Config
+
+log = logging.getLogger(__name__)
 
 VALID_SHARE = 0.1
 VALID_MOST = 2_500
@@ -92,7 +95,7 @@ def load(config: Config) -> ImageData:
     if config.stream:
         from pipelines.classifier import streaming
 
-        return streaming.load(config)
+        return checked(streaming.load(config))
     if config.data:
         found = folders.read(config.data, config.image_size)
     else:
@@ -104,16 +107,24 @@ def load(config: Config) -> ImageData:
     learned = splits[0].images.numpy()
     mean, std = moments(np.sum([histogram(learned[at : at + 512]) for at in range(0, len(learned), 512)], 0))
     train, valid, test = (examples.fingerprints(found.images[at].tobytes() for at in part) for part in parts)
-    return ImageData(
-        *splits,
-        digest=_digest(found),
-        name=config.data or config.dataset,
-        labels=found.labels,
-        shape=found.images.shape[1:],
-        mean=mean,
-        std=std,
-        prints=(torch.cat([train, valid]), test),
-    )
+    about = {"name": config.data or config.dataset, "labels": found.labels, "shape": found.images.shape[1:]}
+    prints = torch.cat([train, valid]), test
+    return checked(ImageData(*splits, digest=_digest(found), **about, mean=mean, std=std, prints=prints))
+
+
+def checked(data: ImageData) -> ImageData:
+    """Gives data back, and warns where images that are tested on are learned from too, as copies of one picture are."""
+    learned, tested = data.prints
+    count = int(torch.isin(tested, learned).sum())
+    if count:
+        log.warning(
+            "%s: %d of the %d images that test the model are copies of images that it learns from, so that its test "
+            "metrics flatter it; leave the copies out",
+            data.name,
+            count,
+            len(tested),
+        )
+    return data
 
 
 def rows(found: list[Any], config: Config, data: ImageData) -> Images:

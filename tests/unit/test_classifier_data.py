@@ -130,6 +130,27 @@ def test_a_folder_of_pictures_is_read_by_class(tmp_path: Path) -> None:
     assert [len(whole(split).targets.unique()) for split in (found.train, found.valid, found.test)] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_copies_of_one_picture_in_training_and_test_are_warned_of(
+    tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EAGERLY_HOME", str(tmp_path / "home"))
+    pictures = tmp_path / "pictures"
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 12, 10), dtype=np.uint8)):
+        place = pictures / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    data.load(Config(data=str(pictures), stream=stream))
+    assert not caplog.text
+    for path in [*pictures.rglob("*.png")]:
+        for number in range(3):
+            path.with_stem(f"{path.stem}-copy-{number}").write_bytes(path.read_bytes())
+    found = data.load(Config(data=str(pictures), stream=stream))
+    assert (
+        f"of the {len(found.test)} images that test the model are copies of images that it learns from" in caplog.text
+    )
+
+
 def test_grey_pictures_stay_grey_unless_one_has_colours(tmp_path: Path) -> None:
     write_pictures(tmp_path / "cat", 3, mode="L")
     write_pictures(tmp_path / "dog", 3, mode="L")
