@@ -7,6 +7,7 @@ the bound is that strict for the thousands of looks together to be wrong in abou
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -71,12 +72,25 @@ class Rollout:
         try:
             facts = json.loads(text)
             made = cls(**{**facts, "limits": Limits(**facts["limits"])})
-            fits = made.state in STATES and made.mode in ("shadow", "canary") and 0 < made.share <= 1
-            if not (fits and made.id and made.version > 0 and made.limits.least_calls > 0):
+            if not made._fits():
                 raise ValueError("a value is out of range")
         except (ValueError, TypeError, KeyError, AttributeError) as problem:
             raise ValueError(f"{text[:80]!r} is no rollout: {problem}") from None
         return made
+
+    def _fits(self) -> bool:
+        """Says whether all values can be judged by; JSON may bring anything, also booleans, NaN and huge integers."""
+        limits, least = self.limits, self.limits.least_calls
+        counted = all(type(number) is int and number > 0 for number in (self.version, self.champion, least))
+        shares = all(_within(share, 0, 1) for share in (self.share, limits.max_errors, limits.max_disagreement))
+        words = all(isinstance(word, str) for word in (self.id, self.reason))
+        known = self.state in STATES and self.mode in ("shadow", "canary")
+        rest = _within(limits.max_slower, 1, sys.float_info.max) and _within(self.began, 0, sys.float_info.max)
+        return counted and shares and words and known and rest and self.share > 0 and bool(self.id)
+
+
+def _within(number: object, least: float, most: float) -> bool:
+    return type(number) in (int, float) and least <= number <= most  # type: ignore[operator]
 
 
 @dataclass

@@ -4,8 +4,8 @@
     eagerly.rollout.node.<node>     what a node has counted of it, as JSON; its watcher writes it
 
 MLflow has no compare-and-set. So whoever ends a rollout reads it once more just before, and leaves one alone that has
-ended or been followed by another: two who end it for different reasons at the same time are the only race left, and
-then the later reason stands.
+ended or been followed by another; who promotes reads it once more after champion has moved. Two who end it for
+different reasons at the same time are the only race left, and then the later reason stands.
 """
 
 import json
@@ -104,8 +104,8 @@ def start(task: str, version: int, mode: Literal["shadow", "canary"], share: flo
 def promote(task: str, force: bool = False) -> tuple[Rollout, registry.Version]:
     """Makes the candidate champion and ends the rollout; the champion before stays in the history.
 
-    Raises ValueError when there is no rollout, when it has ended otherwise, and for a candidate that was rolled back
-    unless forced.
+    Raises ValueError when there is no rollout, when it has ended otherwise, also meanwhile, and for a candidate that
+    was rolled back unless forced.
     """
     aim = _aim(task)
     found = latest(aim)
@@ -122,6 +122,7 @@ def promote(task: str, force: bool = False) -> tuple[Rollout, registry.Version]:
             f"began, which ends it; `eagerly rollout start {task} --to {found.version}` compares with that one"
         )
     version = registry.promote(task, found.version)
+    _settle(task, found, aim.champion)
     done = found.ended("promoted", "by `eagerly rollout promote`" + (" --force" if force else ""))
     registry.tag(task, TAG, done.to_json())
     return done, version
@@ -132,9 +133,10 @@ def abort(task: str) -> Rollout:
     found = latest(_aim(task))
     if found is None or found.state != "running":
         raise ValueError(f"{_none(task, found)}; there is nothing to abort")
-    done = found.ended("aborted", "by `eagerly rollout abort`")
-    registry.tag(task, TAG, done.to_json())
-    return done
+    reason = "by `eagerly rollout abort`"
+    if not end(task, found, "aborted", reason):
+        raise ValueError(f"{_none(task, latest(_aim(task)))}, since a moment ago; there is nothing to abort")
+    return found.ended("aborted", reason)
 
 
 def end(task: str, rollout: Rollout, state: State, reason: str) -> bool:
@@ -144,6 +146,21 @@ def end(task: str, rollout: Rollout, state: State, reason: str) -> bool:
         return False
     registry.tag(task, TAG, stands.ended(state, reason[:MOST_REASON_CHARACTERS]).to_json())
     return True
+
+
+def _settle(task: str, found: Rollout, before: int | None) -> None:
+    """Looks again once champion has moved, which takes a dozen calls: moves it back if a node rolled back meanwhile.
+
+    Raises ValueError then, and leaves champion alone if it was moved once more.
+    """
+    aim = _aim(task)
+    now = latest(aim)
+    if now is not None and now.id == found.id and now.state in (found.state, "promoted"):
+        return
+    if aim.champion == found.version != before and before is not None:
+        registry.rollback(task)
+    what = f"it is {now.state}: {now.reason}" if now is not None and now.id == found.id else "another one was started"
+    raise ValueError(f"the rollout of {task} version {found.version} ended while it was promoted: {what}")
 
 
 def _aim(task: str) -> registry.Aim:

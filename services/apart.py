@@ -8,6 +8,7 @@ answers now and the one that takes its place, so no reply mixes two. Arrays and 
 import asyncio
 import logging
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ Facts = dict[str, Any]
 """A Stored, as plain facts."""
 KEPT_COUNT = 2
 """Models that a part holds: the one that answers, and the next or the one before."""
+RECENT_S = 5.0
+"""Seconds for which a model that was asked for stays all the same: a candidate, a champion that comes and the one that
+answers are three, and who let go of one of them would load it again at the next call."""
 LOOK_S = 0.5
 """Seconds between looks at whether a part lives, and between looks of a call that waits for one."""
 SILENCE_S = 2.0
@@ -53,27 +57,38 @@ class Part:
         torch.set_num_threads(threads)
         self._index, self._count, self._device = index, count, device
         self._held: OrderedDict[str, Any] = OrderedDict()
+        """By digest, the one last that was asked for last."""
+        self._asked_at: dict[str, float] = {}
         self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "part")
         if Path(stored["folder"]).is_dir():
             self._held[stored["digest"]] = self._load(Stored(**stored))
 
     async def hold(self, stored: Facts) -> None:
-        """Loads the part of a model beside those it holds, and lets go of the oldest of too many."""
-        async with self._loading:
-            digest = stored["digest"]
-            if digest not in self._held:
-                self._held[digest] = await asyncio.to_thread(self._load, Stored(**stored))
-            self._held.move_to_end(digest)
-            while len(self._held) > KEPT_COUNT:
-                self._held.popitem(last=False)
+        """Loads the part of a model beside those it holds, and lets go of the oldest of too many.
+
+        One that is held is there at once, also while another is being loaded.
+        """
+        digest = stored["digest"]
+        if digest not in self._held:
+            async with self._loading:
+                if digest not in self._held:
+                    self._held[digest] = await asyncio.to_thread(self._load, Stored(**stored))
+        self._ask(digest)
+        while len(self._held) > KEPT_COUNT:
+            oldest = next(iter(self._held))
+            if time.monotonic() < self._asked_at.get(oldest, 0.0) + RECENT_S:
+                break
+            del self._held[oldest]
+            self._asked_at.pop(oldest, None)
 
     async def compute(self, stored: Facts, arrays: Arrays) -> Arrays:
         """Computes a batch with the model that the caller names."""
-        part = self._held.get(stored["digest"])
-        if part is None:
+        digest = stored["digest"]
+        if digest not in self._held:
             await self.hold(stored)
-            part = self._held[stored["digest"]]
+        self._ask(digest)
+        part = self._held[digest]
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, part, arrays)
 
     async def holds(self) -> Facts:
@@ -83,6 +98,10 @@ class Part:
             for digest, part in self._held.items()
         }
         return {"pid": os.getpid(), "weights": weights}
+
+    def _ask(self, digest: str) -> None:
+        self._held.move_to_end(digest)
+        self._asked_at[digest] = time.monotonic()
 
     def _load(self, stored: Stored) -> Any:
         try:

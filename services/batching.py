@@ -14,12 +14,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from services import errors
-from services.batches import Batch, Call, answers, failed
+from services.batches import LONGEST_S, Batch, Call, answers, failed
 from services.gathering import Gathering
 from services.inline import Inline, Near
 
 SURPRISE = 2.0
 """How many times faster than ever before the model may be without a call being refused that it could have answered."""
+DOUBT = 0.9
+"""What a refusal leaves of the time that work is taken to need: soon a call gets through, and shows what it does."""
 
 
 class Batcher:
@@ -50,8 +52,7 @@ class Batcher:
         self._held: Call | None = None
         self._gathering = Gathering()
         self._handed_count = 0  # calls that the thread has, until their batch is delivered
-        self._near = Near()
-        self._seen_count, self._seen_s, self._idle_s = 0, 0.0, 0.0
+        self._near, self._seen_count, self._seen_s, self._idle_s = Near(), 0, 0.0, 0.0
         self._refused_count = 0
         self._context = contextvars.Context()
         self._open = True
@@ -60,8 +61,8 @@ class Batcher:
         # been delivered, dropped those that were found cancelled when their batch was begun.
         self._submitted_count = self._gone_count = 0
         self._taken_count = self._dropped_count = 0
-        self._quickest_s = self._least_item_s = 0.0
-        self._item_s = 0.001
+        self._quickest_s, self._least_item_s, self._item_s = 0.0, 0.0, 0.001
+        self._trust = 1 / SURPRISE  # loop and thread write it; that a write may be lost does no harm
         self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
         self._thread.start()
 
@@ -88,6 +89,8 @@ class Batcher:
         now = time.monotonic()
         if now + self._least_s(ahead) >= deadline:
             self._refused_count += 1
+            if not waiting and now < deadline:
+                self._trust *= DOUBT
             raise errors.TooLate("the time left is less than the work needs")
         call = Call(inputs, self._loop.create_future(), deadline, now)
         self._submitted_count += call.count
@@ -228,8 +231,8 @@ class Batcher:
             batch.inputs += inputs
 
     def _least_s(self, count: int) -> float:
-        """Gives the least time that so many items take."""
-        return max(self._quickest_s, count * self._least_item_s / SURPRISE)
+        """Gives the least time that so many items are taken to need."""
+        return max(self._quickest_s, count * self._least_item_s) * self._trust
 
     def _compute(self, batch: Batch) -> None:
         """Runs the model; what it raises fails the calls that are to blame, and nothing else."""
@@ -239,7 +242,7 @@ class Batcher:
         before_s = time.thread_time()
         batch.started = time.monotonic()
         try:
-            batch.results = answers(self._predict, batch.calls, inputs, self._max_batch)
+            batch.results = answers(self._predict, batch.calls, inputs, self._max_batch, batch.started + LONGEST_S)
             if all(call.failure is not None for call in batch.calls):
                 batch.failure = batch.calls[0].failure
         except BaseException as error:
@@ -258,8 +261,16 @@ class Batcher:
         if self._inline is not None and all(call.weight for call in batch.calls):
             self._inline.learn(sum(call.weight for call in batch.calls), batch.cpu_s, whole)
         if whole:
+            if self._trust < 1 / SURPRISE:
+                self._regain(batch)
             self._quickest_s = min(self._quickest_s or batch.compute_s, batch.compute_s)
             self._least_item_s = min(self._least_item_s or item_s, item_s)
+
+    def _regain(self, batch: Batch) -> None:
+        """Trusts again in what is known once a call was computed that it had been held against."""
+        known_s = [max(self._quickest_s, call.count * self._least_item_s) / SURPRISE for call in batch.calls]
+        if any(call.deadline <= batch.started + least_s for call, least_s in zip(batch.calls, known_s, strict=True)):
+            self._trust = 1 / SURPRISE
 
     def _deliver(self, batch: Batch) -> None:
         """Answers a batch's calls, on the event loop."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from pipelines.policy import Rollout, Tally
 from services import seats
-from services.models import Loader, Stored
+from services.models import Loaded, Loader, Stored
 from services.seats import Count, Seat, Told
 from services.slots import Slot
 from services.store import Store
@@ -18,16 +20,51 @@ log = logging.getLogger(__name__)
 
 WRITE_S = 1.0
 """Seconds between two writings of what was counted; what stops a candidate is written at once."""
+LOAD_S = 180.0
+"""Longest wait for a model to be loaded, as others wait to come after it; more than apart.py gives its processes."""
+
+
+class Loads:
+    """Loads models on threads of their own, as a thread that hangs cannot be stopped but only left behind."""
+
+    def __init__(self, load: Loader) -> None:
+        """Takes how a model is loaded."""
+        self._load = load
+        self._left: set[Stored] = set()
+
+    async def bring(self, stored: Stored) -> Loaded:
+        """Loads a model; raises what that raises, and TimeoutError when it hangs; no second try is begun meanwhile."""
+        if stored in self._left:
+            raise TimeoutError("an earlier try to load it hangs and has not ended yet")
+        work: Future[Loaded] = Future()
+        work.set_running_or_notify_cancel()
+        threading.Thread(target=self._work, args=(stored, work), name=f"load-{stored.service}", daemon=True).start()
+        limit = asyncio.timeout(LOAD_S)
+        try:
+            async with limit:
+                return await asyncio.wrap_future(work)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._left.add(stored)
+            work.add_done_callback(lambda _: self._left.discard(stored))
+            raise TimeoutError(f"it is not loaded after {LOAD_S:.0f} s; its thread is left behind") from None
+
+    def _work(self, stored: Stored, work: "Future[Loaded]") -> None:
+        try:
+            work.set_result(self._load(stored))
+        except BaseException as problem:
+            work.set_exception(problem)
 
 
 class Candidates:
     """The rollouts of a replica's models, of which each has at most one."""
 
-    def __init__(self, store: Store, own: dict[str, str], load: Loader) -> None:
-        """Takes the folder of each task that is a user's own, empty for the others, and how a model is loaded."""
+    def __init__(self, store: Store, own: dict[str, str], loads: Loads) -> None:
+        """Takes the folder of each task that is a user's own, empty for the others, and what loads models."""
         self._store = store
         self._own = own
-        self._load = load
+        self._loads = loads
         self._seats: dict[str, Seat] = {}
         self._counts: dict[str, Count] = {}
         self._told: dict[str, str] = {}
@@ -35,6 +72,7 @@ class Candidates:
         self._beginning: dict[str, tuple[Stored, asyncio.Task[None]]] = {}
         """Candidates that are being loaded."""
         self._written: dict[str, tuple[float, tuple[str, int, str] | None]] = {}
+        self._unwritten: set[str] = set()
 
     def told(self) -> dict[str, Told]:
         """Reads the rollouts that run; blocks."""
@@ -95,8 +133,7 @@ class Candidates:
     async def _begin(self, slot: Slot, told: Told, stored: Stored, count: Count) -> None:
         """Loads the candidate beside the model that answers; one that fails is not tried again."""
         try:
-            loaded = await asyncio.to_thread(self._load, stored)
-            candidate = await slot.prepare(loaded, served=False)
+            candidate = await slot.prepare(await self._loads.bring(stored), served=False)
         except Exception as problem:
             log.exception("%s version %s cannot be tried", slot.name, stored.version)
             count.stopped = f"it cannot be loaded: {' '.join(str(problem).split()) or type(problem).__name__}"
@@ -129,6 +166,13 @@ class Candidates:
         state = count.id, tally.champion.calls + tally.candidate.calls + tally.dropped, count.stopped
         at_s, before = self._written.get(task, (0.0, None))
         if state != before and (now or time.monotonic() - at_s >= WRITE_S):
-            self._written[task] = time.monotonic(), state
             snapshot = replace(count, tally=tally + Tally())  # for the thread, as counting goes on
-            await asyncio.to_thread(self._seats[task].write, snapshot)
+            try:
+                await asyncio.to_thread(self._seats[task].write, snapshot)
+            except OSError as problem:  # a full disk must not end the looking, nor lose what stopped a candidate
+                if task not in self._unwritten:
+                    log.error("counts of %s cannot be written yet: %s", task, problem)  # noqa: TRY400 - no traceback
+                self._unwritten.add(task)
+                return
+            self._unwritten.discard(task)
+            self._written[task] = time.monotonic(), state

@@ -14,6 +14,8 @@ from services.service import Service
 
 DEFAULT_TOP_K = 3
 LONGEST_SIDE = 65_535
+MOST_ANSWERS = 100_000
+"""Labels that a call may ask for, those of all its images together."""
 MOST_PIXELS = 64_000_000
 """Pixels of all files of a call together: few bytes can hold many pixels, and decoding them keeps others waiting."""
 
@@ -50,18 +52,26 @@ def decode(image: pb.Image) -> bytes | np.ndarray:
 
 
 def encode(request: pb.ClassifyRequest, prediction: Prediction, result: pb.ClassifyResult) -> None:
-    """Writes the best labels, as many as top_k asks for, and whether the best of them is too unsure."""
-    if prediction.labels[0][1] < request.min_confidence:
+    """Writes the best labels, as many as top_k asks for, and whether the best of them is too unsure.
+
+    Raises BadInput when the images have too many labels together: how many there are only the model knows.
+    """
+    if request.min_confidence > 0 and not prediction.labels[0][1] >= request.min_confidence:  # NaN is no confidence
         result.abstained = True
+    labels = prediction.labels[: request.top_k or DEFAULT_TOP_K]
+    if request.top_k > DEFAULT_TOP_K and len(labels) * len(request.images) > MOST_ANSWERS:
+        count = len(labels) * len(request.images)
+        problem = f"ask for {count:,} labels together; the most in a call is {MOST_ANSWERS:,}; lower top_k"
+        raise BadInput("images", problem, Reason.TOO_MANY_ITEMS, limit=MOST_ANSWERS)
     add = result.labels.add
-    for label, score in prediction.labels[: request.top_k or DEFAULT_TOP_K]:
+    for label, score in labels:
         one = add()  # setting fields takes half the time of naming them here
         one.label, one.score = label, score
 
 
-def blame(image: pb.Image, error: Exception) -> tuple[str, Reason]:
+def blame(image: pb.Image | np.ndarray, error: Exception) -> tuple[str, Reason]:
     """Points at the file, or at the shape of pixels: the model takes any values but one size only."""
-    if image.HasField("raw"):
+    if isinstance(image, np.ndarray) or image.HasField("raw"):
         return "raw.shape", Reason.WRONG_SHAPE
     return "encoded", Reason.TOO_LARGE if isinstance(error, TooManyPixelsError) else Reason.NOT_AN_IMAGE
 

@@ -79,6 +79,7 @@ class Conductor:
                 if last and last.id == told.rollout.id:
                     self.ended[task] = [last.id, last.state]
                 seats.tell(self._store, task, None)
+                self._store.tidy(task)
             return
         if told and told.rollout.id == found.id and told.rollout.state != "running":
             self._write(task, found, rollout.end, task, found, told.rollout.state, told.rollout.reason)
@@ -125,6 +126,7 @@ class Conductor:
         else:
             progress.problem = ""
             seats.tell(self._store, task, Told(found, candidate))
+            self._store.tidy(task, candidate)
             log.warning("%s version %s is here, to be tried as a %s", task, found.version, found.mode)
 
     def _is_here(self, told: Told) -> bool:

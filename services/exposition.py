@@ -3,6 +3,7 @@
 Replicas share the port (SO_REUSEPORT), so one scrape reaches one of them, which adds up the figures of all.
 """
 
+import socket
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,9 @@ class MetricsServer(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, folder: Path) -> None:
         """Binds the port and begins to answer; port 0 takes a free one."""
-        super().__init__((host, port), _Handler)
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
+        super().__init__((str(place[0]), port), _Handler)
         self.folder = folder
         threading.Thread(target=self.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
 

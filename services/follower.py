@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pipelines.sealed import Corrupt
 from services import models, tryout
-from services.candidates import Candidates
+from services.candidates import Candidates, Loads
 from services.models import Loaded, Loader, Stored
 from services.options import Options
 from services.seats import Told
@@ -96,7 +96,8 @@ class Follower:
         self._own = {one.service: one.task for one in stored}
         self._options = options
         self._leash = Leash(store, options.poll_s)
-        self._candidates = Candidates(store, self._own, self._load)
+        self._loads = Loads(self._load)
+        self._candidates = Candidates(store, self._own, self._loads)
         self._server: Server | None = None
         self._refused: dict[str, tuple[Stored, float]] = {}
         self._complaints: dict[str, str] = {}
@@ -121,6 +122,8 @@ class Follower:
     async def follow(self, server: Server) -> None:
         """Follows from now on; to be called once all models answer."""
         self._server = server
+        for task in self._refused:  # at the start, when there was nothing to count with
+            server.slots[task].count("refused")
         await asyncio.to_thread(self._confirm, [slot.current.loaded for slot in server.slots.values()])
         self._task = asyncio.create_task(self._follow(server))
 
@@ -147,7 +150,7 @@ class Follower:
         except Exception as problem:
             log.warning("%s version %s is refused: %s", task, wanted.version, problem)
             if good and good != wanted:
-                self._refused[task] = wanted, float("inf")
+                self._refuse(wanted, problem)
                 return self._load(good)
             if not isinstance(problem, Corrupt):
                 raise
@@ -227,10 +230,9 @@ class Follower:
             if slot.trial and _is(stored, slot.trial.candidate.loaded):
                 await slot.adopt()
             else:
-                await slot.swap(await asyncio.to_thread(self._load, stored))
+                await slot.swap(await self._loads.bring(stored))
         except Exception as problem:
-            again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
-            self._refused[task] = stored, again
+            self._refuse(stored, problem)
             slot.count("refused")
             served = slot.current.loaded.version
             log.exception("%s version %s is refused, version %s serves on", task, stored.version, served)
@@ -238,6 +240,11 @@ class Follower:
         slot.count("swapped")
         log.warning("%s is now version %s, digest %s", task, stored.version, stored.digest[:12])
         await asyncio.to_thread(self._store.confirm, stored)
+
+    def _refuse(self, stored: Stored, problem: Exception) -> None:
+        """Notes when a model may be tried again: never, if it is wrong."""
+        again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
+        self._refused[stored.service] = stored, again
 
     def _is_refused(self, stored: Stored) -> bool:
         refused, again = self._refused.get(stored.service, (None, 0.0))

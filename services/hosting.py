@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pipelines import launch, tasks, tracking
+from pipelines import capacity, launch, tasks, tracking
 from services.follower import environment
 from services.models import Stored, home
 from services.options import Options
@@ -142,7 +142,8 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
     """Runs an endpoint while the block runs; it answers when the block begins, and is drained when it ends.
 
     Yields the folder where the replicas of this node keep their figures. Raises ValueError with the replica's own
-    sentence when a model cannot be loaded, and for GPUs that the cluster lacks.
+    sentence when it cannot start, as when a model cannot be loaded; for GPUs that the cluster lacks, a registry that
+    its machines cannot share, and a port whose endpoint the cluster runs already.
     """
     import ray
 
@@ -150,6 +151,9 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
 
     folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
     hardware.check({one.service for one in stored}, ray.cluster_resources().get("GPU", 0))
+    if store:
+        tracking.check_reach(len(capacity.machines()))
+    _tell_wait(hardware)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         parts = stack.enter_context(_parts(options, stored, hardware))
@@ -158,6 +162,19 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
         if target := _asked(options):
             await_health(target)
         yield folder
+
+
+def _tell_wait(hardware: Hardware) -> None:
+    """Says on standard error what the start waits for, where fewer CPUs are free than it reserves."""
+    import ray
+
+    asked = hardware.cpus * (hardware.scaling.replicas + sum(hardware.apart.values()))
+    if not asked:
+        return
+    there, free = (found.get("CPU", 0.0) for found in (ray.cluster_resources(), ray.available_resources()))
+    if free < asked:
+        has = f"the cluster has {there:g}, {free:g} of them free"
+        print(f"waiting for CPUs: the endpoint takes {asked:g}, and {has}; Ctrl-C ends it", file=sys.stderr, flush=True)
 
 
 def _asked(options: Options) -> str | None:
@@ -197,10 +214,16 @@ def _parts(options: Options, stored: list[Stored], hardware: Hardware) -> "Itera
 def _running(apps: "dict[str, Application]") -> Iterator[None]:
     """Runs applications of Serve, which have started when the block begins and are gone when it has ended.
 
-    Raises ValueError with the sentence of the one that could not start.
+    Raises ValueError with the sentence of the one that could not start, and for one that runs there already: it is
+    somebody else's, whom Serve would let us update and delete.
     """
     from ray import serve
 
+    if there := sorted(set(apps) & set(serve.status().applications)):
+        raise ValueError(
+            f"this cluster runs {', '.join(there)} already, an endpoint of the same port; choose another with --port, "
+            "or stop the `eagerly serve` that runs it"
+        )
     try:
         try:
             serve.run_many([serve.RunTarget(app, name, route_prefix=None) for name, app in apps.items()])

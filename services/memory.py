@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
+import math
 import resource
 import time
 from pathlib import Path
 from typing import ClassVar
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "32", "MALLOC_ARENA_MAX": "2"}
 """Has oneDNN keep the kernels of so many layers and shapes instead of 1,024, and PyTorch so many of each kind instead
@@ -38,6 +42,7 @@ class Memory:
         self._look_s, self._collect_s = look_s, collect_s
         self._task: asyncio.Task[None] | None = None
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._least_bytes, self._looks_count, self._collected = math.inf, 0, 0.0
 
     def start(self) -> None:
         """Takes what is in memory now out of the collector's sight, and begins to look.
@@ -48,6 +53,7 @@ class Memory:
         gc.freeze()
         self._usual.append(gc.get_threshold())
         gc.set_threshold(*self._usual[0][:2], NEVER)
+        self._collected = time.monotonic()
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
@@ -62,18 +68,24 @@ class Memory:
                 await task
 
     async def _look(self) -> None:
-        least, looks, collected = resident_bytes(), 0, time.monotonic()
         while True:
+            try:
+                await self._tend()
+            except (OSError, RuntimeError) as problem:  # too many open files, or no thread to be had
+                log.warning("the server's memory could not be looked at: %s", problem)
             await asyncio.sleep(self._look_s)
-            if time.monotonic() > collected + self._collect_s:
-                gc.collect()
-                collected = time.monotonic()
-            if self._trim is not None and resident_bytes() > least + GROWTH_BYTES:
-                await asyncio.to_thread(self._trim, 0)  # tens of milliseconds, without the interpreter's lock
-                looks += 1
-            if looks == LOOKS:  # it stays
-                least, looks = resident_bytes(), 0
-            least = min(least, resident_bytes())
+
+    async def _tend(self) -> None:
+        """Looks once."""
+        if time.monotonic() > self._collected + self._collect_s:
+            gc.collect()
+            self._collected = time.monotonic()
+        if self._trim is not None and resident_bytes() > self._least_bytes + GROWTH_BYTES:
+            await asyncio.to_thread(self._trim, 0)  # tens of milliseconds, without the interpreter's lock
+            self._looks_count += 1
+        if self._looks_count == LOOKS:  # it stays
+            self._least_bytes, self._looks_count = resident_bytes(), 0
+        self._least_bytes = min(self._least_bytes, resident_bytes())
 
 
 def resident_bytes() -> int:

@@ -8,6 +8,7 @@ their storage when the module is first imported, too early in a process that som
 No label takes a value from a caller.
 """
 
+import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,14 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from services import graves
 
+log = logging.getLogger(__name__)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, float("inf"))
 _ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, float("inf"))
 
@@ -143,7 +145,7 @@ CERTIFICATE_END is there only where the port has a certificate.
 class Value:
     """One number of one process, kept here and in the process's file."""
 
-    def __init__(self, file: MmapedDict, key: str) -> None:
+    def __init__(self, file: graves.Ledger | graves.Nowhere, key: str) -> None:
         """Goes on from what the file holds, so that a process id used twice loses no count."""
         self._file = file
         self._key = key
@@ -184,14 +186,22 @@ class Metrics:
     """One process's files in the shared folder; for one thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens this process's files and marks it alive, by a lock that ends with the process."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Opens this process's files and marks it alive, by a lock that ends with the process.
+
+        Raises ValueError where the folder cannot have them, as on a full disk.
+        """
         self._folder = folder
-        with graves.locked(folder):
-            graves.bury(folder)  # this process id may have been another's
-            self._alive = graves.mark_alive(folder)
-            kinds = {metric.kind for metric in (*TABLE, *DRIFT, CERTIFICATE_END)}
-            self._files = {kind: MmapedDict(str(folder / f"{kind}_{os.getpid()}.db")) for kind in kinds}
+        self._files: dict[str, graves.Ledger] = {}
+        self._is_full = False
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with graves.locked(folder):
+                graves.bury(folder)  # this process id may have been another's
+                self._alive = graves.mark_alive(folder)
+                self._open()
+        except OSError as error:
+            where = f"the metrics' files cannot be written to {folder.parent} ({error.strerror})"
+            raise ValueError(f"{where}; make room there, or name another folder with TMPDIR") from None
         self.value(ACCESS_LOG_DROPPED)  # there from the start, like the others
 
     def value(self, metric: Metric, *labels: str) -> Value:
@@ -218,9 +228,27 @@ class Metrics:
         with graves.locked(self._folder):
             graves.bury(self._folder)
 
+    def _open(self) -> None:
+        """Opens the files, or none."""
+        try:
+            for kind in {metric.kind for metric in (*TABLE, *DRIFT, CERTIFICATE_END)}:
+                self._files[kind] = graves.Ledger(self._folder / f"{kind}_{os.getpid()}.db")
+        except OSError:
+            for file in self._files.values():
+                file.close()
+            os.close(self._alive)
+            raise
+
     def _value(self, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Value:
         family = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
-        return Value(self._files[metric.kind], mmap_key(family, name, list(labels), list(values), metric.text))
+        key = mmap_key(family, name, list(labels), list(values), metric.text)
+        try:
+            return Value(self._files[metric.kind], key)
+        except OSError as error:
+            if not self._is_full:
+                log.warning("the disk has no room for new metrics, which are not shown: %s", error.strerror)
+            self._is_full = True
+            return Value(graves.Nowhere(), key)
 
 
 class _Present(Collector):

@@ -1,6 +1,7 @@
 """How an endpoint is set; standard library only."""
 
 import ipaddress
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,9 +95,7 @@ class Options:
         _check_sight(self)
         if not 0 <= self.tolerance <= 1:
             raise ValueError(f"--tolerance is {self.tolerance}; it must be 0 to 1")
-        for name in ("port", "metrics_port", "probe_port"):
-            if not 0 <= (getattr(self, name) or 0) <= 65_535:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 to 65535")
+        _check_ports(self)
         for name in ("max_message_bytes", "max_items", "max_batch", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; the least allowed is 1")
@@ -108,6 +107,30 @@ class Options:
             raise ValueError(f"--max-held-bytes is {self.max_held_bytes}; it must be {least}")
         if self.max_waiting < self.max_items:
             raise ValueError(f"--max-waiting is {self.max_waiting}; it must be at least --max-items, {self.max_items}")
+
+
+def _check_ports(options: Options) -> None:
+    """Raises ValueError for a port out of range, and for one given twice: the kernel would let both have it."""
+    places = {
+        "--port": (options.host, options.port),
+        "--metrics-port": (options.metrics_host, options.metrics_port),
+        "--probe-port": (options.probe_host, options.probe_port or 0),
+    }
+    for flag, (_, port) in places.items():
+        if not 0 <= port <= 65_535:
+            raise ValueError(f"{flag} is {port}; it must be 0 to 65535")
+    for (first, (host, port)), (second, (other, same)) in itertools.combinations(places.items(), 2):
+        if port and port == same and _may_meet(host, other):
+            raise ValueError(f"{first} and {second} are both {port}; give each a port of its own")
+
+
+def _may_meet(host: str, other: str) -> bool:
+    """Whether two hosts may have an address in common; a name may be any, and 0.0.0.0 or :: is all."""
+    try:
+        one, two = ipaddress.ip_address(host), ipaddress.ip_address(other)
+    except ValueError:
+        return True
+    return one == two or one.is_unspecified or two.is_unspecified
 
 
 def _check_lock(options: Options) -> None:

@@ -30,7 +30,7 @@ def decode(text: str) -> str:
 
 def encode(request: pb.AnalyzeRequest, prediction: Prediction, result: pb.AnalyzeResult) -> None:
     """Writes all labels, best first, and whether the best is too unsure."""
-    if prediction.labels[0][1] < request.min_confidence:
+    if request.min_confidence > 0 and not prediction.labels[0][1] >= request.min_confidence:  # NaN is no confidence
         result.abstained = True
     add = result.labels.add
     for label, score in prediction.labels:
@@ -40,7 +40,7 @@ def encode(request: pb.AnalyzeRequest, prediction: Prediction, result: pb.Analyz
 
 def blame(text: str, error: Exception) -> tuple[str, Reason]:
     """Points at the text as a whole, which has no fields: a model may take less than MOST_CHARACTERS."""
-    return "", Reason.TOO_LONG
+    return "", Reason.TOO_LONG if text.strip() else Reason.EMPTY
 
 
 def weigh(text: str) -> int:

@@ -1,6 +1,9 @@
 """The gRPC server of an endpoint: its services, health, reflection and metrics on ports of its own. Knows no Ray."""
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from grpc import aio
@@ -85,17 +88,23 @@ class Server:
         }
 
     async def start(self) -> None:
-        """Warms the models up, then listens, then says SERVING."""
+        """Warms the models up, then listens, then says SERVING.
+
+        Raises ValueError for a port that cannot be bound here, naming its flag.
+        """
         transport.allow_descriptors()
         self._health.set(self._names(), health.NOT_SERVING)
         for slot in self.slots.values():
             await slot.start()
         options = self._options
-        self._metrics_server = MetricsServer(options.metrics_host, options.metrics_port, self._metrics_folder)
-        self.port = self._bind(address(options.host, options.port))
+        with _taking("--metrics-port", options.metrics_host, options.metrics_port):
+            self._metrics_server = MetricsServer(options.metrics_host, options.metrics_port, self._metrics_folder)
+        with _taking("--port", options.host, options.port):
+            self.port = self._bind(address(options.host, options.port))
         await self._server.start()
         if self._probe is not None:
-            await self._probe.start()
+            with _taking("--probe-port", options.probe_host, options.probe_port or 0):
+                await self._probe.start()
         self._health.set(self._names(), health.SERVING)
         for slot in self.slots.values():
             slot.replicas.set(1)
@@ -174,6 +183,18 @@ class Server:
         self._server.add_generic_rpc_handlers((self._health.handler(),))
         if self._options.reflection:
             self._server.add_generic_rpc_handlers(self._reflection.handlers())
+
+
+@contextlib.contextmanager
+def _taking(flag: str, host: str, port: int) -> Iterator[None]:
+    """Names the flag and the machine where a port cannot be bound, as a ValueError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        unsaid = "in use, or not an address of this machine"  # gRPC does not say which
+        reason = error.strerror or str(error) if isinstance(error, OSError) else unsaid
+        where = f"{flag} {port} of {host} cannot be bound on {socket.gethostname()}"
+        raise ValueError(f"{where} ({reason}); choose another with {flag}") from None
 
 
 def address(host: str, port: int) -> str:

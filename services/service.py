@@ -39,9 +39,11 @@ class Service:
     """Writes a prediction into a result: (request, prediction, result)."""
     blame: Callable[[Any, Exception], tuple[str, Reason]]
     """Says which field of an item the model's error is about, as a path below the item (empty for the whole), and why
-    the model refused it."""
+    the model refused it. Open Inference, which has other fields, asks with an input of the model and takes the why."""
     weigh: Callable[[Any], int]
     """Says how many times as long as the quickest input one takes a model at the most; 0 if it may take any time."""
+    bound: Callable[[list[Any]], None] | None = None
+    """Raises BadInput when the answers to inputs of the model are too many for one reply of Open Inference."""
 
     @cached_property
     def abstains(self) -> bool:

@@ -29,7 +29,9 @@ OUTCOMES = ("swapped", "refused")
 """What can come of a model that is to be put in place of another."""
 ROLES, MODES = ("champion", "candidate"), ("shadow", "canary")
 RETIRE_S = 15.0
-"""Longest wait for a model that was replaced to answer the calls it has."""
+"""Longest wait for a model that was replaced to answer the calls it has, or for one that failed to end."""
+WARM_UP_S = 120.0
+"""Longest time for a model to answer its own examples, with compiling: one that hangs must not end the following."""
 ENDS = tuple(state for state in STATES if state != "running")
 
 
@@ -156,13 +158,17 @@ class Slot:
     async def prepare(self, loaded: Loaded, served: bool) -> Generation:
         """Makes a generation and warms it up; one that is not to be served is kept out of the service's figures.
 
-        Raises ValueError, and leaves nothing behind, when the model refuses its own examples.
+        Raises ValueError, and leaves nothing behind but a thread that hangs, when the model refuses its own examples
+        or does not answer them.
         """
-        made = self._generation(loaded)
+        made, limit = self._generation(loaded), asyncio.timeout(WARM_UP_S)
         try:
-            await self._warm_up(made)
+            async with limit:
+                await self._warm_up(made)
         except BaseException:
-            await made.close()
+            await self._retire([made])
+            if limit.expired():
+                raise ValueError(f"it does not answer its own examples within {WARM_UP_S:.0f} s") from None
             raise
         if served:
             self._serve(made)
@@ -203,7 +209,7 @@ class Slot:
         self._left = {task for task in self._left if not task.done()} | set(closing)
         _, late = await asyncio.wait(closing, timeout=RETIRE_S)
         if late:
-            log.error("the former model of %s does not end after %.0f s; it is left behind", self.name, RETIRE_S)
+            log.error("a model of %s does not end after %.0f s; it is left behind", self.name, RETIRE_S)
 
     def _generation(self, loaded: Loaded) -> Generation:
         options = self._options

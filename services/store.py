@@ -5,12 +5,14 @@ $EAGERLY_HOME/models/<registry>/     a hash of the registry's address: two regis
     watcher.lock                     held by the replica whose child the watcher is
     <task>/
         <version>-<digest>/          a model, complete or not at all
+        .incoming-<any>/             a model on its way, with a lock that the process holds that brings it
         current.json                 the version that the registry wants served; the watcher writes it
         good.json                    the version that answered its own examples last; replicas write it
         rollout.json, seats/         a version on trial and what is counted of it; see seats.py
         users.lock                   held, shared, by every replica that serves the task
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -18,7 +20,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,8 +30,6 @@ from services.models import Stored
 
 KEPT_COUNT = 3
 """Versions of a task that stay on disk, for a way back without a download."""
-ABANDONED_S = 24 * 3600
-"""Age at which an unfinished download is nobody's any more."""
 _FOLDER = re.compile(r"\d+-[0-9a-f]{64}")
 
 
@@ -96,13 +95,29 @@ class Store:
     def tidy(self, task: str, *on_trial: Stored) -> None:
         """Removes all but the latest versions; what is current, good or on trial stays."""
         needed = {stored.folder for stored in (self.current(task), self.good(task), *on_trial) if stored}
-        folders = [path for path in (self.folder / task).iterdir() if _FOLDER.fullmatch(path.name)]
-        folders.sort(key=lambda path: (str(path) in needed, path.stat().st_mtime), reverse=True)
+        folders = [path for path in (self.folder / task).glob("*") if _FOLDER.fullmatch(path.name)]
+        folders.sort(key=lambda path: (str(path) in needed, _changed_at(path)), reverse=True)
         for path in folders[KEPT_COUNT:]:
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.folder / task).glob(".incoming-*"):
-            if path.stat().st_mtime < time.time() - ABANDONED_S:
+            descriptor = _lock(path / "held.lock")
+            if descriptor is not None:  # the process that brought it was killed
                 shutil.rmtree(path, ignore_errors=True)
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def incoming(self, task: str) -> Iterator[Path]:
+        """Gives a place for a version on its way, which is gone after the block, or with tidy() after this process."""
+        folder = self.folder / task
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-", ignore_cleanup_errors=True) as made:
+            descriptor = _lock(Path(made) / "held.lock")
+            if descriptor is None:
+                raise OSError(f"{made} was tidied away as it was made")
+            try:
+                yield Path(made) / "model"
+            finally:
+                os.close(descriptor)
 
     def state(self) -> State:
         """Reads what the watcher knows; that all is well when it has said nothing yet."""
@@ -163,11 +178,23 @@ def replace_file(path: Path, facts: dict[str, Any]) -> None:
     """Writes facts as JSON into a file beside its place and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, rough = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(descriptor)
-    Path(rough).rename(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(facts, file)
+            file.flush()
+            os.fsync(descriptor)
+        Path(rough).rename(path)
+    except BaseException:
+        Path(rough).unlink(missing_ok=True)
+        raise
+
+
+def _changed_at(path: Path) -> float:
+    """When a folder was changed last; long ago for one that another process has removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _plain(stored: Stored) -> Stored:

@@ -30,6 +30,8 @@ PATIENCE_S = 60.0
 """Seconds after which a call that the candidate has not answered has failed."""
 MOST_WAITING_ITEMS = 256
 """Items of copied calls that wait for a shadow; beyond it a copy is dropped, unless it is the only one."""
+MOST_WAITING_BYTES = 64 << 20
+"""Bytes of what they ask, likewise, as photos are: they lie outside what the door holds, whose callers were answered."""
 CLOSE_S = 10.0
 """Seconds that a candidate has to answer what waits when its trial ends; one that hangs is left behind."""
 
@@ -40,6 +42,14 @@ class Copy:
 
     inputs: list[Any]
     answers: list[Any]
+
+    @property
+    def byte_count(self) -> int:
+        """How large files, pixels and texts among the inputs are; others are small."""
+        sizes = (
+            getattr(one, "nbytes", None) or (len(one) if isinstance(one, bytes | str) else 0) for one in self.inputs
+        )
+        return sum(sizes)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Trial:
             work.generation.batcher.is_threaded = True
             work.generation.batcher.observe = _weighed(work, work.generation.batcher.observe)
         self._queue: asyncio.Queue[Copy] = asyncio.Queue()
-        self._waiting_items = 0
+        self._waiting_items = self._waiting_bytes = 0
         self._worker = asyncio.create_task(self._shadow()) if rollout.mode == "shadow" else None
         self._closing: asyncio.Task[None] | None = None
         counters.shares[rollout.mode].set(rollout.share)
@@ -161,11 +171,12 @@ class Trial:
         """Puts a copy into the queue, or drops it when too much waits."""
         if self.count.stopped:
             return
-        if self._waiting_items and self._waiting_items + len(copy.inputs) > MOST_WAITING_ITEMS:
+        items, size = self._waiting_items + len(copy.inputs), self._waiting_bytes + copy.byte_count
+        if self._waiting_items and (items > MOST_WAITING_ITEMS or size > MOST_WAITING_BYTES):
             self.count.tally.dropped += 1
             self._counters.calls["candidate", "dropped"].add(1)
             return
-        self._waiting_items += len(copy.inputs)
+        self._waiting_items, self._waiting_bytes = items, size
         self._queue.put_nowait(copy)
 
     async def _shadow(self) -> None:
@@ -174,6 +185,7 @@ class Trial:
         while True:
             copy = await self._queue.get()
             self._waiting_items -= len(copy.inputs)
+            self._waiting_bytes -= copy.byte_count
             if not self.count.stopped:
                 await self._compare(copy)
 

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
@@ -183,9 +182,7 @@ def bring(store: Store, version: Version) -> Stored:
             _verify(folder, version)
             return stored
         store.discard(stored)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".incoming-") as incoming:
-        model = Path(incoming) / "model"
+    with store.incoming(version.name) as model:
         registry.download(version, model)
         _verify(model, version)
         try:
@@ -283,5 +280,13 @@ def _leash() -> None:
     os._exit(0)
 
 
+def process(words: list[str]) -> NoReturn:
+    """Runs the module as a process, and ends it; waits for no thread of a download that was given up."""
+    code = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    process(sys.argv[1:])

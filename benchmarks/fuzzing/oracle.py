@@ -20,6 +20,7 @@ MOST_BYTES = 200_000
 """--max-message-bytes of the server that is fuzzed."""
 TOO_LARGE = Refusal("RESOURCE_EXHAUSTED")
 PIXELS, PIXELS_TOGETHER = 16_000_000, 64_000_000
+MOST_ANSWERS = 100_000
 JPEG_SIZE = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]...(....)", re.DOTALL)
 JPEG_SEGMENT = re.compile(rb"\xff[^\xff](..)", re.DOTALL)
 
@@ -73,6 +74,8 @@ class Oracle:
         whole = whole_call(request, body, "queries")
         if whole or request is None:
             return Expected(whole)
+        if sum(query.k for query in request.queries if 1 <= query.k <= MOST_ANSWERS) > MOST_ANSWERS:
+            whole.add(invalid("queries", "TOO_MANY_ITEMS"))
         return Expected(whole, [set(self._query(query, at)) for at, query in enumerate(request.queries)])
 
     def _image(self, image: Any, at: int) -> Iterable[Refusal]:
@@ -104,7 +107,7 @@ class Oracle:
 
     def _query(self, query: Any, at: int) -> Iterable[Refusal]:
         place = f"queries[{at}]"
-        if query.k < 1:
+        if query.k < 1 or query.k > MOST_ANSWERS:
             return [invalid(f"{place}.k", "OUT_OF_RANGE")]
         if not query.user_id and not query.item_ids:
             return [invalid(f"{place}.user_id", "EMPTY")]

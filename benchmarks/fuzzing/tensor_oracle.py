@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.fuzzing import datatypes
 from benchmarks.fuzzing.elements import CODES, FLOATS, HOLDERS, limits, packed, width
 from benchmarks.fuzzing.oracle import MOST_BYTES, MOST_ITEMS, TOO_LARGE, parsed
-from benchmarks.fuzzing.verdicts import INVALID, Expected, Refusal, invalid
+from benchmarks.fuzzing.verdicts import Expected, Refusal, invalid
 from benchmarks.target import Target
 from services.oip import open_inference_pb2 as pb
 
@@ -55,30 +55,49 @@ class TensorOracle:
             unlucky = datatypes.UNLUCKY in elements.get("int16", ())
             return {invalid("inputs", "INVALID_VALUE")} if unlucky else set()
         count = max((len(values) for values in elements.values()), default=0)
-        for item in range(count):
-            one = {name: values[item] for name, values in elements.items()}
-            if request.model_name == "sentiment" and not one["text"].strip():
-                return {
-                    Refusal(INVALID, f"inputs[0].contents[{item}]", reason) for reason in ("EMPTY", "INVALID_VALUE")
-                }
-            if request.model_name == "recommender" and self._bad_query(one):
-                places = [f"inputs[{at}].contents[{item}]" for at in range(len(request.inputs))]
-                # Of several bad items those with unreadable lists may come first, wherever they stand.
-                more = [
-                    f"inputs[{at}].contents[{later}]" for at in range(len(request.inputs)) for later in range(count)
-                ]
-                reasons = ("EMPTY", "INVALID_VALUE", "UNKNOWN_VALUE", "UNKNOWN_USER", "UNKNOWN_ITEM", "TOO_MANY_ITEMS")
-                return {Refusal(INVALID, place, reason) for place in (*places, *more, "inputs") for reason in reasons}
+        items = [{name: values[item] for name, values in elements.items()} for item in range(count)]
+        if request.model_name == "sentiment":
+            blank = [item for item, one in enumerate(items) if not one["text"].strip()]
+            return {invalid(_place(request, "text", item), "EMPTY") for item in blank[:1]}
+        if request.model_name != "recommender":
+            return set()
+        unreadable = [(item, told) for item, one in enumerate(items) if (told := _unreadable(one))]
+        for item, (name, reason) in unreadable:  # they are found before the model is asked
+            return {invalid(_place(request, name, item), reason)}
+        unknown = [(item, told) for item, one in enumerate(items) if (told := self._unknown(one))]
+        for item, (name, reason) in unknown:
+            return {Refusal("NOT_FOUND", _place(request, name, item), reason)}
         return set()
 
-    def _bad_query(self, one: dict[str, Any]) -> bool:
-        try:
-            items = json.loads(one.get("item_ids") or "[]")
-        except (ValueError, RecursionError):
-            return True
-        if not isinstance(items, list) or any(not isinstance(item, str) for item in items) or len(items) > 1000:
-            return True
-        return any(item not in self._items for item in items) or (not items and one.get("user_id") not in self._users)
+    def _unknown(self, one: dict[str, Any]) -> tuple[str, str] | None:
+        """Says which tensor of a query names something unknown, and the reason."""
+        items = json.loads(one.get("item_ids") or "[]")
+        if any(item not in self._items for item in items):
+            return "item_ids", "UNKNOWN_ITEM"
+        return None if items or one.get("user_id") in self._users else ("user_id", "UNKNOWN_USER")
+
+
+def _unreadable(one: dict[str, Any]) -> tuple[str, str] | None:
+    """Says which tensor of a query is no good whatever the model knows, and the reason."""
+    try:
+        items = json.loads(one.get("item_ids") or "[]")
+    except (ValueError, RecursionError):
+        return "item_ids", "INVALID_VALUE"
+    if not isinstance(items, list) or any(not isinstance(item, str) for item in items):
+        return "item_ids", "INVALID_VALUE"
+    if len(items) > 1000:
+        return "item_ids", "TOO_MANY_ITEMS"
+    return None if items or one.get("user_id") else ("user_id", "EMPTY")
+
+
+def _place(request: Any, name: str, item: int) -> str:
+    """Gives the path of an element of an input whose items have one each and are BYTES."""
+    names = [given.name for given in request.inputs]
+    if name not in names:
+        return "inputs"
+    if request.raw_input_contents:
+        return f"raw_input_contents[{names.index(name)}]"
+    return f"inputs[{names.index(name)}].contents.bytes_contents[{item}]"
 
 
 def _names(request: Any, told: dict[str, Any]) -> set[Refusal]:

@@ -169,14 +169,19 @@ def _apart(args: Serve) -> dict[str, int]:
 
 
 def _free(options: Options) -> Options:
-    """Finds every port free, or takes a free one for 0."""
+    """Finds every port free, or takes a free one for 0 that is none of those given."""
     from services import ports
 
-    port = ports.find(options.host, options.port, "--port")
-    metrics_port = ports.find(options.metrics_host, options.metrics_port, "--metrics-port")
+    given = {options.port, options.metrics_port, options.probe_port}
+
+    def find(host: str, port: int, flag: str) -> int:
+        return next(one for one in iter(lambda: ports.find(host, port, flag), 0) if port or one not in given)
+
+    port = find(options.host, options.port, "--port")
+    metrics_port = find(options.metrics_host, options.metrics_port, "--metrics-port")
     probe_port = options.probe_port
     if probe_port is not None:
-        probe_port = ports.find(options.probe_host, probe_port, "--probe-port")
+        probe_port = find(options.probe_host, probe_port, "--probe-port")
     return replace(options, port=port, metrics_port=metrics_port, probe_port=probe_port)
 
 

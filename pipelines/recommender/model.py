@@ -85,18 +85,18 @@ class Model:
         """Describes users and items in, items and their scores out."""
         return tensors.schema(len(self.catalogue.item_ids))
 
-    def from_tensors(self, arrays: Arrays) -> list[Query | ValueError]:
-        """Reads queries, with the ValueError in place of one whose item ids are no list."""
+    def from_tensors(self, arrays: Arrays) -> list[Query | tensors.UnreadableError]:
+        """Reads queries, with the error in place of one that names nobody, or whose item ids are no list."""
         return [Query(*one) if isinstance(one, tuple) else one for one in tensors.read(arrays)]
 
     def to_tensors(self, predictions: list[Recommendation]) -> Arrays:
         """Gives items and scores, best first, filled up to the longest recommendation of the batch."""
         return tensors.write([prediction.items for prediction in predictions])
 
-    def blame(self, query: Query | ValueError, error: Exception) -> str:
+    def blame(self, query: Query | tensors.UnreadableError, error: Exception) -> str:
         """Says which tensor of a query an error is about."""
-        if not isinstance(query, Query):
-            return "item_ids"
+        if isinstance(query, tensors.UnreadableError):
+            return query.tensor
         if not isinstance(error, LookupError):
             return "k"
         return "item_ids" if query.item_ids else "user_id"
@@ -160,10 +160,11 @@ class Model:
         top = scores_BI.topk(max(query.k for query in queries), dim=1)
         left_B = (seen_BI == 0).sum(1).tolist()
         ids, titles = self.catalogue.item_ids, self.catalogue.titles
+        scores_BK, items_BK = top.values.cpu().numpy(), top.indices.cpu().numpy()
         found = []
-        for query, left, scores, items in zip(queries, left_B, top.values.tolist(), top.indices.tolist(), strict=True):
-            count = min(query.k, left)
-            best = zip(items[:count], scores[:count], strict=True)
+        for query, left, scores_K, items_K in zip(queries, left_B, scores_BK, items_BK, strict=True):
+            count = min(query.k, left)  # a batch mate may want far more
+            best = zip(items_K[:count].tolist(), scores_K[:count].tolist(), strict=True)
             found.append(Recommendation([(ids[item], score, titles[item]) for item, score in best]))
         return found
 

@@ -10,6 +10,15 @@ DEFAULT_K = 10
 MOST_ITEM_IDS = 1_000
 
 
+class UnreadableError(ValueError):
+    """Says which tensor of a query is wrong, and how: `empty`, `no list` or `too many`."""
+
+    def __init__(self, tensor: str, problem: str, text: str) -> None:
+        """Takes both beside the text."""
+        super().__init__(text)
+        self.tensor, self.problem = tensor, problem
+
+
 def schema(item_count: int) -> Schema:
     """Describes the tensors of a catalogue of so many items; each input may be left out, if user or items are named."""
     return Schema(
@@ -22,8 +31,8 @@ def schema(item_count: int) -> Schema:
     )
 
 
-def read(arrays: Arrays) -> list[tuple[str, list[str], int] | ValueError]:
-    """Reads user id, item ids and k of each query, or the ValueError that says what is wrong with its item ids.
+def read(arrays: Arrays) -> list[tuple[str, list[str], int] | UnreadableError]:
+    """Reads user id, item ids and k of each query, or the UnreadableError that says what is wrong with it.
 
     Each element of item_ids is a JSON list of ids, since the queries of a batch may name different numbers of items;
     an empty text stands for an empty list.
@@ -32,9 +41,7 @@ def read(arrays: Arrays) -> list[tuple[str, list[str], int] | ValueError]:
     users = arrays["user_id"].tolist() if "user_id" in arrays else [""] * count
     items = [_ids(text) for text in arrays["item_ids"].tolist()] if "item_ids" in arrays else [[]] * count
     ks = arrays["k"].tolist() if "k" in arrays else [DEFAULT_K] * count
-    return [
-        ids if isinstance(ids, ValueError) else (user, ids, k) for user, ids, k in zip(users, items, ks, strict=True)
-    ]
+    return [_query(user, ids, k) for user, ids, k in zip(users, items, ks, strict=True)]
 
 
 def write(recommendations: list[list[tuple[str, float, str]]]) -> Arrays:
@@ -48,13 +55,21 @@ def write(recommendations: list[list[tuple[str, float, str]]]) -> Arrays:
     return {"item_ids": ids_BK, "scores": scores_BK}
 
 
-def _ids(text: str) -> list[str] | ValueError:
+def _query(user: str, ids: list[str] | UnreadableError, k: int) -> tuple[str, list[str], int] | UnreadableError:
+    if isinstance(ids, UnreadableError):
+        return ids
+    if not user and not ids:
+        return UnreadableError("user_id", "empty", "is empty; name a user, or in item_ids what the user likes")
+    return user, ids, k
+
+
+def _ids(text: str) -> list[str] | UnreadableError:
     try:
         ids = json.loads(text or "[]")
     except (ValueError, RecursionError):
         ids = None
     if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
-        return ValueError('is no JSON list of item ids, such as ["17", "4"]')
+        return UnreadableError("item_ids", "no list", 'is no JSON list of item ids, such as ["17", "4"]')
     if len(ids) > MOST_ITEM_IDS:
-        return ValueError(f"names {len(ids)} items; the most is {MOST_ITEM_IDS}")
+        return UnreadableError("item_ids", "too many", f"names {len(ids)} items; the most is {MOST_ITEM_IDS}")
     return ids

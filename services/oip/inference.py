@@ -8,10 +8,11 @@ from typing import Any
 from google.rpc import code_pb2
 
 from pipelines.schema import Tensor
-from services import errors, rpc, visits
+from services import errors, rpc, status, visits
 from services.door import Answer, Context, Door, Keepers
+from services.models import Loaded
 from services.oip import open_inference_pb2 as pb
-from services.oip.reading import arrays, shortened
+from services.oip.reading import arrays, place, shortened
 from services.oip.writing import CLASSIFICATION, response, wanted
 from services.options import Options
 from services.reasons import Reason
@@ -23,8 +24,10 @@ LABEL = "open_inference"
 """What metrics call the service of the methods that no model answers."""
 UNKNOWN = "unknown"
 """What metrics call the service of inference for models that are not here: no name of a caller's becomes a label."""
-MOST_VIOLATIONS_BYTES = 2_000
-"""What all descriptions of bad items may take up in UTF-8: they travel among headers, of which a caller takes 8 KB."""
+MOST_REFUSAL_BYTES = 6_500
+"""What a refusal may take up among headers, of which a caller takes 8 KB with everything else that is there."""
+MOST_VIOLATIONS = 100
+"""Bad items that a refusal may name; more never find room."""
 
 Plain = Callable[[Any], Any]
 
@@ -86,11 +89,14 @@ class OpenInference:
         inputs = conversion.from_tensors(tensors)
         visits.count_items(len(inputs))
         answers = inputs
+        service = generation.loaded.service
         if not any(isinstance(one, Exception) for one in inputs):
+            if service is not None and service.bound is not None:
+                service.bound(inputs)
             answers = await generation.submit(inputs, deadline)
         bad = [(at, answer) for at, answer in enumerate(answers) if isinstance(answer, Exception)]
         if bad:
-            raise _refusal(bad, [conversion.blame(inputs[at], problem) for at, problem in bad], request)
+            raise _refusal(bad, inputs, generation.loaded, request)
         reply = pb.ModelInferResponse(
             model_name=generation.loaded.name, model_version=str(generation.loaded.version), id=request.id
         )
@@ -154,25 +160,39 @@ def _described(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
 
 
-def _refusal(bad: list[tuple[int, Any]], blamed: list[str], request: pb.ModelInferRequest) -> errors.FieldError:
-    """Makes one error of those of a call's items, each with a field of its own, as many as headers have room for."""
-    places = {given.name: f"inputs[{at}].contents" for at, given in enumerate(request.inputs)}
-    found: list[errors.BadInput] = []
-    left_bytes = MOST_VIOLATIONS_BYTES
-    for (item, problem), name in zip(bad, blamed, strict=True):
-        field, lead = (f"{places[name]}[{item}]", "") if name in places else ("inputs", f"item {item}: ")
-        told = errors.of_item(problem, field)
-        assert isinstance(told, errors.FieldError)
-        description = lead + told.description
-        left_bytes -= len(description.encode()) + len(field)
-        if found and left_bytes < 0:
-            break
-        found.append(errors.BadInput(field, description, told.reason))
-    first = found[0]
-    more = f" (and {len(bad) - 1} more bad items)" if len(bad) > 1 else ""
-    error = errors.BadInput(first.field, first.description + more, first.reason)
-    error.others = found[1:]
+def _refusal(
+    bad: list[tuple[int, Any]], inputs: list[Any], loaded: Loaded, request: pb.ModelInferRequest
+) -> errors.FieldError:
+    """Makes one error of those of a call's items, each with a field of its own, as many as headers have room for.
+
+    What is wrong comes before what is unknown, so that the code is NOT_FOUND only where everything is.
+    """
+    named = sorted(bad, key=lambda one: isinstance(one[1], LookupError))[:MOST_VIOLATIONS]
+    error, *others = [_about(item, problem, inputs[item], loaded, request) for item, problem in named]
+    if len(bad) > 1:
+        error.description = errors.shortened(f"{error.description} (and {len(bad) - 1} more bad items)")
+        error.args = (f"{error.field}: {error.description}",)
+    error.others = others
+    while error.others and _header_bytes(error) >= MOST_REFUSAL_BYTES:
+        error.others = error.others[: len(error.others) * 7 // 8]
     return error
+
+
+def _about(item: int, problem: Any, given: Any, loaded: Loaded, request: pb.ModelInferRequest) -> errors.FieldError:
+    """Says what is wrong with one item, for the reason that the model's typed service would give."""
+    field, lead = place(request, loaded.conversion.blame(given, problem), item)
+    reason = loaded.service.blame(given, problem)[1] if loaded.service else None
+    told = errors.of_item(problem, field, reason)
+    assert isinstance(told, errors.FieldError)
+    if isinstance(told, errors.NotFound):
+        return errors.NotFound(lead + told.description, field, told.reason)
+    return errors.BadInput(field, lead + told.description, told.reason)
+
+
+def _header_bytes(error: errors.FieldError) -> float:
+    """Gives what a refusal takes up at the most: a character that is not ASCII is sent as three, details in base64."""
+    told = status.of(error)
+    return 3 * len(told.message.encode()) + told.ByteSize() * 4 / 3
 
 
 def _installed_version() -> str:

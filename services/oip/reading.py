@@ -52,6 +52,21 @@ def arrays(request: pb.ModelInferRequest, schema: Schema, most_items: int) -> Ar
     return found
 
 
+def place(request: pb.ModelInferRequest, name: str, item: int) -> tuple[str, str]:
+    """Gives the path of an item within an input, and the words that lead to it where the path cannot.
+
+    An input that the request does not have, or no name, stands for all inputs.
+    """
+    at = next((at for at, given in enumerate(request.inputs) if given.name == name), None)
+    if at is None:
+        return "inputs", f"item {item}: "
+    is_single = len(request.inputs[at].shape) == 1
+    if request.raw_input_contents:
+        return f"raw_input_contents[{at}]", f"element {item} " if is_single else f"item {item}: "
+    field = f"inputs[{at}].contents.{FIELDS[request.inputs[at].datatype]}"
+    return (f"{field}[{item}]", "") if is_single else (field, f"item {item}: ")
+
+
 def shortened(name: str) -> str:
     """Quotes a name that a caller sent, cut where it would fill the reply."""
     return repr(name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "...")

@@ -14,6 +14,9 @@ from services.reasons import Reason
 CLASSIFICATION = "classification"
 """Triton's parameter of a requested output: how many of the best scores to name."""
 
+MOST_NAMED = 100_000
+"""Scores that are named in a call, those of all its items together."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -38,7 +41,10 @@ def wanted(request: pb.ModelInferRequest, schema: Schema) -> list[Wanted]:
         if asked.name in found:
             raise BadInput(f"outputs[{at}].name", f"is {asked.name!r} for the second time", Reason.DUPLICATE_NAME)
         check_place(asked, f"outputs[{at}]")
-        found[asked.name] = Wanted(tensor, _best_count(asked, tensor, f"outputs[{at}].parameters[{CLASSIFICATION}]"))
+        field = f"outputs[{at}].parameters[{CLASSIFICATION}]"
+        best_count = _best_count(asked, tensor, field)
+        _check_count(min(best_count, tensor.shape[-1]) * request.inputs[0].shape[0], field)
+        found[asked.name] = Wanted(tensor, best_count)
     return list(found.values())
 
 
@@ -78,6 +84,13 @@ def _best_count(asked: Any, tensor: Tensor, field: str) -> int:
     if count < 1:
         raise BadInput(field, f"is {count}; it must be 1 or more", Reason.OUT_OF_RANGE)
     return count
+
+
+def _check_count(count: int, field: str) -> None:
+    """Raises BadInput when more scores would be named than a reply may hold; takes no note of less than nothing."""
+    if count > MOST_NAMED:
+        problem = f"asks for {count:,} names together; the most in a call is {MOST_NAMED:,}"
+        raise BadInput(field, problem, Reason.TOO_MANY_ITEMS, limit=MOST_NAMED)
 
 
 def _named_best(scores_BK: Array, output: Wanted) -> Array:

@@ -14,7 +14,7 @@ from eagerly.v1 import classifier_pb2, classifier_pb2_grpc, sentiment_pb2, senti
 from pipelines.sentiment.model import Prediction
 from services.options import Options
 
-SCORES = {"sure": 0.9, "torn": 0.55}
+SCORES = {"sure": 0.9, "torn": 0.55, "odd": float("nan")}
 
 
 class Torn:
@@ -74,6 +74,13 @@ def test_an_image_is_abstained_from_by_its_best_label(endpoint: endpoints.Endpoi
     with grpc.insecure_channel(endpoint.address) as channel:
         (result,) = classifier_pb2_grpc.ClassifierStub(channel).Classify(request).results
     assert result.abstained and len(result.labels) == 1
+
+
+@pytest.mark.parametrize("endpoint", [0.0], indirect=True)
+def test_a_score_that_is_no_number_is_no_confidence(endpoint: endpoints.Endpoint) -> None:
+    with Client(endpoint.address) as client:
+        assert client.analyze(["odd"], min_confidence=0.6)[0].abstained
+        assert not client.analyze(["odd"])[0].abstained
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan"), float("inf")])

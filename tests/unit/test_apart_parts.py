@@ -1,6 +1,7 @@
 """A part of a network by itself, what health says of it, and what a caller sees while it is away; no Ray runs here."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,11 @@ def part(stored: Stored, index: int = 0, count: int = 1) -> Any:
     return Part(asdict(stored), index, count, "cpu", 1)
 
 
-def test_a_part_answers_with_the_model_that_is_named_and_holds_two(versions: list[Stored]):
+def test_a_part_answers_with_the_model_that_is_named_and_holds_two(
+    versions: list[Stored], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("services.apart.RECENT_S", 0.0)
+
     async def told() -> tuple[list[Any], list[list[str]]]:
         one, answers, held = part(versions[0]), [], []
         for stored in (*versions, versions[0]):
@@ -50,6 +55,43 @@ def test_a_part_answers_with_the_model_that_is_named_and_holds_two(versions: lis
     assert not np.array_equal(answers[0], answers[1])
     first, second, third = (stored.digest for stored in versions)
     assert held == [[first], [first, second], [second, third], [third, first]]
+
+
+def test_a_part_holds_a_third_model_for_as_long_as_all_three_are_asked_for(
+    versions: list[Stored], monkeypatch: pytest.MonkeyPatch
+):
+    facts = [asdict(stored) for stored in versions]
+
+    async def held() -> list[int]:
+        one, counts = part(versions[0]), []
+        await one.hold(facts[0])
+        for wanted in (facts[1], facts[2], facts[0]):
+            await one.hold(wanted)
+            counts.append(len((await one.holds())["weights"]))
+        monkeypatch.setattr("services.apart.RECENT_S", 0.0)
+        await one.hold(facts[0])
+        return [*counts, len((await one.holds())["weights"])]
+
+    assert asyncio.run(held()) == [2, 3, 3, 2]
+
+
+def test_a_part_has_the_model_that_answers_while_another_is_being_loaded(versions: list[Stored]):
+    async def answered() -> bool:
+        one, gate = part(versions[0]), threading.Event()
+        load = one._load
+        one._load = lambda stored: (gate.wait(30), load(stored))[1]
+        loading = asyncio.create_task(one.hold(asdict(versions[1])))
+        await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(5):
+                await one.hold(asdict(versions[0]))
+                await one.compute(asdict(versions[0]), BATCH)
+            return not loading.done()
+        finally:
+            gate.set()
+            await loading
+
+    assert asyncio.run(answered())
 
 
 def test_a_part_that_is_started_again_when_its_first_model_is_gone_takes_the_one_that_is_asked(

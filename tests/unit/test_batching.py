@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -135,8 +137,41 @@ def test_a_call_with_less_time_than_the_quickest_work_took_is_not_computed():
         batcher = Batcher(slow, name="test")
         await batcher.submit([1])
         with pytest.raises(errors.TooLate):
-            await batcher.submit([2], time.monotonic() + 0.04)
+            await batcher.submit([2], time.monotonic() + 0.02)
         assert model.batches == [[1]]
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_callers_with_little_time_are_answered_though_the_first_batches_took_long():
+    async def scenario(_: Doubler) -> None:
+        model = Timed(0.1)
+        batcher = Batcher(model, name="test")
+        await batcher.submit([0])
+        model.item_s = 0.0005
+        answered = 0
+        for number in range(1, 101):
+            try:
+                await batcher.submit([number], time.monotonic() + 0.03)
+                answered += 1
+            except errors.TooLate:
+                assert number < 20
+        assert answered > 80
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_model_that_is_as_slow_as_it_was_is_not_asked_in_vain_by_call_after_call():
+    async def scenario(_: Doubler) -> None:
+        model = Timed(0.05)
+        batcher = Batcher(model, name="test")
+        await batcher.submit([0])
+        for number in range(1, 61):
+            with contextlib.suppress(errors.TooLate):
+                await batcher.submit([number], time.monotonic() + 0.01)
+        assert 1 < len(model.computed) < 10
         await batcher.close()
 
     run(scenario)
@@ -200,7 +235,7 @@ def test_answers_that_are_errors_do_not_make_the_model_look_fast():
         await batcher.submit([1])
         await batcher.submit([13])
         with pytest.raises(errors.TooLate):
-            await batcher.submit([2], time.monotonic() + 0.04)
+            await batcher.submit([2], time.monotonic() + 0.02)
         await batcher.close()
 
     run(scenario)
@@ -288,6 +323,122 @@ def test_a_panic_of_a_library_fails_the_call_that_brought_it_about_alone():
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert [answers[0], answers[2]] == [[1], [2]]
         assert isinstance(answers[1], errors.Failure)
+        await batcher.close()
+
+    run(scenario)
+
+
+class Failing:
+    """Fails after a while whatever it is asked, as without its database; the first call is held back at its gate."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.gate = threading.Event()
+        self.asked: list[int] = []
+
+    def __call__(self, inputs: list[int]) -> list[int]:
+        if inputs == [0]:
+            self.gate.wait(10)
+            return inputs
+        self.asked.append(len(inputs))
+        time.sleep(self.seconds)
+        raise RuntimeError("no database")
+
+
+async def behind(model: Failing, batcher: Batcher, submit: Callable[[int], Awaitable[list[int]]]) -> list[Any]:
+    """Has 64 calls wait behind one, and lets all go."""
+    first = asyncio.ensure_future(batcher.submit([0]))
+    await asyncio.sleep(0.05)
+    calls = [asyncio.ensure_future(submit(number)) for number in range(1, 65)]
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    await first
+    return calls
+
+
+def test_a_model_that_fails_is_not_asked_again_for_callers_who_have_gone():
+    async def scenario(_: Doubler) -> None:
+        model = Failing(0.05)
+        batcher = Batcher(model, name="test")
+        calls = await behind(model, batcher, lambda number: batcher.submit([number]))
+        await asyncio.sleep(0.02)
+        for call in calls:
+            call.cancel()
+        with pytest.raises(errors.Failure):
+            await batcher.submit([77])
+        assert model.asked == [64, 1]
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_model_that_fails_is_not_asked_again_for_callers_whose_time_is_up():
+    async def scenario(_: Doubler) -> None:
+        model = Failing(0.05)
+        batcher = Batcher(model, name="test")
+        until = time.monotonic() + 0.2
+        calls = await behind(model, batcher, lambda number: batcher.submit([number], until))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, errors.TooLate) for answer in answers)
+        assert model.asked[0] == 64 and len(model.asked) < 6
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_model_that_fails_for_long_fails_all_the_calls_of_its_batch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("services.batching.LONGEST_S", 0.2)
+
+    async def scenario(_: Doubler) -> None:
+        model = Failing(0.05)
+        batcher = Batcher(model, name="test")
+        calls = await behind(model, batcher, lambda number: batcher.submit([number]))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, errors.Failure) for answer in answers)
+        assert len(model.asked) < 7
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_those_who_wait_are_answered_where_the_batch_failed_and_others_have_gone():
+    gate = threading.Event()
+
+    def predict(inputs: list[int]) -> list[int]:
+        gate.wait(10)
+        time.sleep(0.03)
+        if 13 in inputs:
+            raise RuntimeError("unlucky")
+        return [2 * number for number in inputs]
+
+    async def scenario(_: Doubler) -> None:
+        batcher = Batcher(predict, name="test")
+        first = asyncio.ensure_future(batcher.submit([0]))
+        await asyncio.sleep(0.05)
+        calls = [asyncio.ensure_future(batcher.submit([number, number])) for number in range(10, 18)]
+        await asyncio.sleep(0.01)
+        gate.set()
+        await first
+        await asyncio.sleep(0.01)
+        for gone in (0, 5):
+            calls[gone].cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [answers[at] for at in (1, 2, 4, 6, 7)] == [[2 * (10 + at)] * 2 for at in (1, 2, 4, 6, 7)]
+        assert isinstance(answers[3], errors.Failure)
+        await batcher.close()
+
+    run(scenario)
+
+
+def test_a_large_call_whose_caller_has_gone_is_not_computed_to_its_end():
+    async def scenario(_: Doubler) -> None:
+        model = Timed(0.01)
+        batcher = Batcher(model, name="test", max_batch=4)
+        large = asyncio.ensure_future(batcher.submit(list(range(400))))
+        await asyncio.sleep(0.1)
+        large.cancel()
+        await batcher.submit([999])
+        assert len(model.computed) < 100
         await batcher.close()
 
     run(scenario)

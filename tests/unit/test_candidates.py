@@ -14,7 +14,7 @@ from registries import eventually
 
 from eagerly.client import Client, Raw
 from pipelines.policy import Limits, Rollout
-from services import models, seats
+from services import candidates, models, seats
 from services.follower import Follower
 from services.models import Loaded, Loader, Stored
 from services.options import Options
@@ -187,7 +187,7 @@ def test_a_replica_stops_by_itself_and_stays_stopped_after_a_restart(
     with following(store, tmp_path / "first", put(1)) as endpoint:
         assert eventually(lambda: has_candidate(endpoint))
         served(endpoint, calls=110)
-        assert eventually(lambda: counts(store)[0].stopped.startswith("disagreement: 100.0%"))
+        assert eventually(lambda: any(one.stopped.startswith("disagreement: 100.0%") for one in counts(store)))
         assert eventually(lambda: not has_candidate(endpoint)), "its memory is free again"
         assert served(endpoint) == {"1"}
     with following(store, tmp_path / "second", put(1)) as endpoint:
@@ -243,3 +243,42 @@ def test_a_rollout_against_another_champion_waits_and_nonsense_on_the_disk_harms
         seats.tell(store, "classifier", Told(plan(), put(2)))
         assert eventually(lambda: has_candidate(endpoint))
         assert served(endpoint) == {"1", "2"}
+
+
+def test_a_candidate_that_hangs_in_its_load_is_stopped_and_keeps_no_rollout_or_promotion_waiting(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(candidates, "LOAD_S", 0.3)
+    with loading(store, put, tmp_path) as (endpoint, _, _):
+        assert eventually(lambda: [one.stopped for one in counts(store)] != [])
+        assert counts(store)[0].stopped.startswith("it cannot be loaded: it is not loaded after")
+        monkeypatch.setattr(candidates, "LOAD_S", 30.0)
+        seats.tell(store, "classifier", Told(replace(plan(id="next"), version=3), put(3)))
+        assert eventually(lambda: has_candidate(endpoint))
+        store.publish(put(2))
+        time.sleep(1)
+        store.publish(put(3))
+        assert eventually(lambda: served(endpoint, 1) == {"3"})
+
+
+def test_what_stopped_a_candidate_is_written_once_a_full_disk_has_room_again(
+    store: Store, put: Callable[[int], Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    full, tried, write = threading.Event(), [], seats.replace_file
+
+    def on_disk(path: Path, facts: dict) -> None:
+        tried.append(facts.get("stopped"))
+        if full.is_set():
+            raise OSError(28, "No space left on device")
+        write(path, facts)
+
+    with following(store, tmp_path, put(1)) as endpoint:
+        seats.tell(store, "classifier", Told(plan("shadow", 1.0), put(2)))
+        assert eventually(lambda: has_candidate(endpoint))
+        monkeypatch.setattr(seats, "replace_file", on_disk)
+        full.set()
+        served(endpoint, calls=110)
+        assert eventually(lambda: any(tried)), "it was stopped"
+        assert eventually(lambda: not has_candidate(endpoint)), "its memory is free again"
+        full.clear()
+        assert eventually(lambda: any(one.stopped.startswith("disagreement: ") for one in counts(store)))

@@ -282,3 +282,25 @@ def test_a_replica_that_is_followed_by_another_has_its_figures_taken_on(node: St
     assert sum(one.tally.candidate.calls for one in seats.counts(node, "parity", plan)) == 12
     second.close()
     third.close()
+
+
+def test_candidates_of_rollouts_that_have_ended_do_not_fill_the_disk(registry: Registry, node: Store, tmp_path: Path):
+    watcher = Watcher(node)
+    assert watcher.look()
+    for number in range(4, 9):
+        folder = tmp_path / f"artifact-{number}"
+        registry.register("parity", number, folder, registries.weights(folder, number))
+        registry.champions["parity"] = 1
+        made = Rollout(f"rollout-{number}", number, 1, "shadow", 0.5, Limits(), began=0.0)
+        registry.tags["parity"] = {rollout.TAG: made.to_json()}
+        assert watcher.look()
+        told = seats.told(node, "parity")
+        assert told and told.candidate and told.candidate.version == number
+        rollout.end("parity", made, "aborted", "enough")
+        assert watcher.look()
+        assert len(kept(node)) <= 3
+        assert "1" in kept(node), "the champion stays"
+
+
+def kept(store: Store) -> list[str]:
+    return [path.name.partition("-")[0] for path in (store.folder / "parity").glob("*-*") if path.is_dir()]

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from registries import eventually
 
 from eagerly.client import Client, Raw
 from pipelines.classifier.model import Model
+from services import candidates, follower, models
 from services.follower import Follower
-from services.models import Stored
+from services.models import Loaded, Loader, Stored
 from services.options import Options
 from services.store import State, Store
 
@@ -48,10 +50,9 @@ def flip(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def following(store: Store, folder: Path, given: Stored) -> Iterator[endpoints.Endpoint]:
+def following(store: Store, folder: Path, given: Stored, load: Loader = models.load) -> Iterator[endpoints.Endpoint]:
     """A replica as endpoint.py makes it, without Ray."""
-    follower = Follower(store, [given], Options(poll_s=0.2))
-    with endpoints.followed(follower, folder) as endpoint:
+    with endpoints.followed(Follower(store, [given], Options(poll_s=0.2), load), folder) as endpoint:
         yield endpoint
 
 
@@ -260,3 +261,50 @@ def test_the_name_of_the_own_folder_of_a_task_stays_with_the_replica(
     monkeypatch.setattr("services.follower.models.load", asked.append)
     Follower(store, [given], Options(poll_s=0.2)).load()
     assert [one.task for one in asked] == ["somewhere"]
+
+
+def test_a_version_that_hangs_in_its_load_is_refused_and_the_next_is_taken(
+    store: Store, publish: Callable[..., Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(candidates, "LOAD_S", 0.3)
+    monkeypatch.setattr(follower, "AGAIN_S", 0.3)
+    gate, tried = threading.Event(), []
+
+    def load(stored: Stored) -> Loaded:
+        tried.append(stored.version)
+        assert stored.version != 2 or gate.wait(60)
+        return models.load(stored)
+
+    try:
+        with following(store, tmp_path, publish(1), load) as endpoint:
+            publish(2)
+            assert eventually(lambda: figure(endpoint, REFUSED) >= 2, 10)
+            assert served(endpoint) == 1
+            assert tried == [1, 2], "each further try would leave a thread behind"
+            monkeypatch.setattr(candidates, "LOAD_S", 30.0)
+            publish(3)
+            assert eventually(lambda: served(endpoint) == 3, 10)
+            gate.set()
+            publish(2)
+            assert eventually(lambda: served(endpoint) == 2, 10), "it hangs no more"
+    finally:
+        gate.set()
+
+
+def test_a_replica_that_starts_in_a_bad_moment_counts_the_refusal_and_takes_the_champion_later(
+    store: Store, publish: Callable[..., Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(follower, "AGAIN_S", 0.5)
+    failed: list[int] = []
+
+    def load(stored: Stored) -> Loaded:
+        if stored.version == 2 and not failed:
+            failed.append(2)
+            raise MemoryError("the accelerator is full")
+        return models.load(stored)
+
+    store.confirm(publish(1))
+    with following(store, tmp_path, publish(2), load) as endpoint:
+        assert figure(endpoint, REFUSED) == 1
+        assert eventually(lambda: served(endpoint) == 2, 10)
+        assert figure(endpoint, REFUSED) == 1

@@ -1,14 +1,18 @@
-"""An endpoint is asked for health where it can be, and nowhere else; Serve has awaited its start in any case."""
+"""An endpoint on a cluster: what it needs there, what it refuses, and where it is asked for health."""
 
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from services import hosting
 from services.options import Options
 from services.resources import Hardware
+from services.scaling import Scaling
+from services.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
 
@@ -19,7 +23,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ray = pytest.importorskip("ray")
     machines = [1]
     monkeypatch.setattr(ray, "cluster_resources", dict)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * machines[0] + [{"Alive": False}])
+    monkeypatch.setattr(
+        ray,
+        "nodes",
+        lambda: [
+            {"Alive": number < machines[0], "NodeManagerAddress": f"10.0.0.{number}", "NodeID": str(number)}
+            for number in range(machines[0] + 1)
+        ],
+    )
     monkeypatch.setattr(hosting, "_running", lambda apps: contextlib.nullcontext())
     monkeypatch.setattr(hosting, "HEALTH_TIMEOUT_S", 0.3)
     return machines
@@ -56,3 +67,67 @@ def test_health_is_asked_past_a_proxy(closed_port: int, monkeypatch: pytest.Monk
         proxy.settimeout(0.1)
         with pytest.raises(TimeoutError):
             proxy.accept()
+
+
+@pytest.fixture
+def applications(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What runs on a Serve that stands for a cluster's."""
+    serve = pytest.importorskip("ray.serve")
+    there: dict[str, str] = {}
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=dict(there)))
+    monkeypatch.setattr(serve, "RunTarget", lambda app, name, route_prefix: (name, app))
+    monkeypatch.setattr(serve, "run_many", there.update)
+    monkeypatch.setattr(serve, "delete", there.pop)
+    return there
+
+
+def test_an_endpoint_is_gone_when_its_block_ends(applications: dict[str, str]) -> None:
+    with hosting._running({"eagerly-9000": "mine"}):  # type: ignore[dict-item]
+        assert applications == {"eagerly-9000": "mine"}
+    assert not applications
+
+
+def test_a_second_endpoint_of_the_same_port_is_refused_and_the_first_stays(applications: dict[str, str]) -> None:
+    applications["eagerly-9000"] = "theirs"
+    with (
+        pytest.raises(ValueError, match=r"runs eagerly-9000 already, .*; choose another with --port, or stop"),
+        hosting._running({"eagerly-9000": "mine"}),  # type: ignore[dict-item]
+    ):
+        pass
+    assert applications == {"eagerly-9000": "theirs"}
+    with hosting._running({"eagerly-9001": "mine"}):  # type: ignore[dict-item]
+        assert len(applications) == 2
+    assert applications == {"eagerly-9000": "theirs"}
+
+
+@pytest.mark.parametrize(("uri", "is_shared"), [("sqlite:////srv/mlflow.db", False), ("http://mlflow:5000", True)])
+def test_replicas_on_several_machines_need_a_registry_that_all_reach(
+    started: list[int], closed_port: int, uri: str, is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started[0] = 2
+    refusal = pytest.raises(ValueError, match=r"2 machines, .* is a file of one")
+    with (
+        contextlib.nullcontext() if is_shared else refusal,
+        hosting.deployed(Options(port=closed_port), [], Hardware(), Store(str(tmp_path), uri)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("free", "says"), [(1.0, "the endpoint takes 2, and the cluster has 4, 1 of them"), (2.0, "")])
+def test_an_endpoint_that_waits_for_cpus_says_so(
+    started: list[int],
+    closed_port: int,
+    free: float,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started[0] = 2
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": free})
+    with hosting.deployed(Options(port=closed_port), [], Hardware(Scaling(replicas=2), cpus=1)):
+        pass
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.splitlines()) == bool(says)

@@ -5,6 +5,9 @@ import gc
 import time
 import weakref
 
+import pytest
+
+from services import memory
 from services.memory import NEVER, Memory
 
 
@@ -80,3 +83,29 @@ def test_what_young_collections_leave_is_found_in_time():
         return seen() is None
 
     assert asyncio.run(found())
+
+
+def test_a_look_that_fails_is_told_and_the_next_comes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    looks, real = [], memory.resident_bytes
+
+    def flaky() -> int:
+        looks.append(1)
+        if len(looks) == 3:
+            raise OSError(24, "Too many open files")
+        return real()
+
+    async def looked() -> None:
+        watched = Memory(look_s=0.01)
+        watched.start()
+        await asyncio.sleep(0.2)
+        await watched.close()
+
+    monkeypatch.setattr(memory, "resident_bytes", flaky)
+    try:
+        asyncio.run(looked())
+    finally:
+        gc.unfreeze()
+    assert len(looks) > 5
+    assert caplog.text.count("Too many open files") == 1

@@ -275,7 +275,7 @@ def test_every_bad_item_of_a_call_is_named(channel: grpc.Channel) -> None:
         infer(channel, batch("parity", input=("BYTES", [b"1", b"2", b"01", b"", b"x"])))
     code, violations = refusal(caught.value)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert [field for field, _ in violations] == [f"inputs[0].contents[{item}]" for item in (1, 3, 4)]
+    assert [field for field, _ in violations] == [f"inputs[0].contents.bytes_contents[{item}]" for item in (1, 3, 4)]
     assert violations[1][1] == "the text is ''; it must be of 0s and 1s, at least one"
     assert "(and 2 more bad items)" in violations[0][1]
 
@@ -291,10 +291,9 @@ def test_what_a_model_says_of_long_items_fits_into_the_headers(channel: grpc.Cha
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ({"user_id": ("BYTES", [b"nobody"])}, "inputs[0].contents[0]"),
-        ({"user_id": ("BYTES", [b""]), "item_ids": ("BYTES", [b'["no item"]'])}, "inputs[1].contents[0]"),
-        ({"user_id": ("BYTES", [b""]), "item_ids": ("BYTES", [b"17,4"])}, "inputs[1].contents[0]"),
-        ({"user_id": ("BYTES", [b""]), "item_ids": ("BYTES", [b"[17]"])}, "inputs[1].contents[0]"),
+        ({"user_id": ("BYTES", [b""])}, "inputs[0].contents.bytes_contents[0]"),
+        ({"user_id": ("BYTES", [b""]), "item_ids": ("BYTES", [b"17,4"])}, "inputs[1].contents.bytes_contents[0]"),
+        ({"user_id": ("BYTES", [b""]), "item_ids": ("BYTES", [b"[17]"])}, "inputs[1].contents.bytes_contents[0]"),
         ({"user_id": ("BYTES", [b"1"]), "k": ("INT64", [0])}, "inputs[1].contents.int64_contents[0]"),
         ({"user_id": ("BYTES", [b"1"]), "k": ("INT64", [10**9])}, "inputs[1].contents.int64_contents[0]"),
         ({"k": ("INT64", [3])}, "inputs"),
@@ -309,7 +308,7 @@ def test_a_query_is_refused_by_the_tensor_that_is_wrong(
 
 def test_blank_text_is_refused_as_the_typed_service_refuses_it(channel: grpc.Channel) -> None:
     code, field, words = refused(channel, texts(b"fine", b"  "))
-    assert (code, field) == (grpc.StatusCode.INVALID_ARGUMENT, "inputs[0].contents[1]")
+    assert (code, field) == (grpc.StatusCode.INVALID_ARGUMENT, "inputs[0].contents.bytes_contents[1]")
     assert "blank" in words
 
 

@@ -1,7 +1,9 @@
 """A candidate is rolled back when its figures leave no doubt, and not for noise."""
 
+import json
+import math
 import random
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -138,3 +140,59 @@ def test_bounds_hold_the_share_and_are_wide_for_few_calls():
     for count, calls in ((0, 10), (5, 10), (10, 10), (50, 1000)):
         low, high = bounds(count, calls)
         assert 0 <= low <= count / calls <= high <= 1
+
+
+def changed(limits: dict[str, Any], **values: Any) -> str:
+    facts = json.loads(rollout().to_json())
+    facts["limits"] |= limits
+    return json.dumps(facts | values)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_errors": "1%"},
+        {"max_errors": 1.5},
+        {"max_errors": -0.1},
+        {"max_errors": math.nan},
+        {"max_slower": None},
+        {"max_slower": 0},
+        {"max_slower": math.inf},
+        {"max_slower": 10**400},
+        {"max_disagreement": [0.1]},
+        {"max_disagreement": True},
+        {"least_calls": 0},
+        {"least_calls": 2.5},
+        {"least_calls": "200"},
+        {"most_calls": 1},
+    ],
+)
+def test_limits_that_cannot_be_judged_by_are_no_rollout(limits: dict[str, Any]):
+    with pytest.raises(ValueError, match="is no rollout: "):
+        Rollout.from_json(changed(limits))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"id": 5},
+        {"id": ""},
+        {"version": True},
+        {"champion": None},
+        {"share": "half"},
+        {"share": 0},
+        {"share": math.nan},
+        {"mode": "blue"},
+        {"state": ["running"]},
+        {"began": "now"},
+        {"reason": None},
+    ],
+)
+def test_values_of_another_kind_are_no_rollout(values: dict[str, Any]):
+    with pytest.raises(ValueError, match="is no rollout: "):
+        Rollout.from_json(changed({}, **values))
+
+
+def test_limits_at_their_ends_are_read_as_they_were_written():
+    read = Rollout.from_json(changed({"max_errors": 0, "max_slower": 1, "max_disagreement": 1, "least_calls": 1}))
+    assert read.limits == Limits(0, 1, 1, 1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,60 @@ def test_what_users_are_told_to_type_is_understood(page: str):
 
 def test_help_says_how(store: Any, capsys: pytest.CaptureFixture[str]):
     assert "--canary 5%" in eagerly("rollout --help", capsys)
+
+
+def while_promoting(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Has something happen between the first call of a promotion and its last."""
+    promote = registry.promote
+
+    def slow(task: str, version: int) -> registry.Version:
+        act()
+        return promote(task, version)
+
+    monkeypatch.setattr(registry, "promote", slow)
+
+
+def test_a_roll_back_while_promote_runs_is_not_overruled(
+    store: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    registry.promote("sentiment", 3)
+    registry.promote("sentiment", 1)
+    eagerly(f"{START} --canary 10%", capsys)
+    while_promoting(monkeypatch, lambda: rollout.end("sentiment", stands(), "rolled back", "errors: too many"))
+    assert main(["rollout", "promote", "sentiment"]) == 2
+    assert (
+        "the rollout of sentiment version 2 ended while it was promoted: it is rolled back: errors: too many"
+        in capsys.readouterr().err
+    )
+    assert registry.champion("sentiment").version == 1
+    assert (stands().state, stands().reason) == ("rolled back", "errors: too many")
+    assert registry.rollback("sentiment").version == 3, "the history is as it was"
+
+
+def test_a_node_that_sees_the_promotion_first_does_not_undo_it(
+    store: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    eagerly(f"{START} --canary 10%", capsys)
+    while_promoting(monkeypatch, lambda: rollout.end("sentiment", stands(), "promoted", "champion was moved"))
+    eagerly("rollout promote sentiment", capsys)
+    assert registry.champion("sentiment").version == 2
+    assert stands().state == "promoted"
+
+
+def test_a_roll_back_just_before_an_abort_stands(
+    store: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    eagerly(f"{START} --canary 10%", capsys)
+    aim, looks = registry.aim, []
+
+    def look(task: str) -> registry.Aim | None:
+        found = aim(task)
+        looks.append(task)
+        if len(looks) == 1:
+            assert rollout.end(task, stands(), "rolled back", "errors: too many")
+        return found
+
+    monkeypatch.setattr(registry, "aim", look)
+    assert main(["rollout", "abort", "sentiment"]) == 2
+    assert "the last, of version 2, is rolled back, since a moment ago" in capsys.readouterr().err
+    assert (stands().state, stands().reason) == ("rolled back", "errors: too many")

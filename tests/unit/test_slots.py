@@ -143,6 +143,25 @@ def test_a_former_model_that_hangs_keeps_no_later_one_waiting(tmp_path: Path, mo
     assert answers == [(1, "")]
 
 
+def test_a_model_that_hangs_in_its_warm_up_is_refused_and_the_next_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(slots, "WARM_UP_S", 0.3)
+    monkeypatch.setattr(slots, "RETIRE_S", 0.2)
+    hung = version(2)
+    with endpoints.serving([version(1)], tmp_path) as endpoint, grpc.insecure_channel(endpoint.address) as channel:
+        slot = endpoint.server.slots["sentiment"]
+        hung.model.open.clear()
+        try:
+            with pytest.raises(ValueError, match="does not answer its own examples within"):
+                endpoint.run(slot.swap(hung), timeout_s=5)
+            assert call(channel, 1) == (1, "")
+            endpoint.run(slot.swap(version(3)))
+            assert call(channel, 1) == (3, "")
+        finally:
+            hung.model.open.set()
+
+
 @pytest.mark.parametrize("flaw", [ValueError("not this"), RuntimeError("out of memory")])
 def test_a_model_that_fails_on_its_own_examples_leaves_the_one_before(tmp_path: Path, flaw: Exception):
     with endpoints.serving([version(1)], tmp_path) as endpoint, grpc.insecure_channel(endpoint.address) as channel:

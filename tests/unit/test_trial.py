@@ -19,6 +19,7 @@ from registries import eventually
 from eagerly.v1 import sentiment_pb2
 from pipelines.policy import Limits, Rollout
 from pipelines.sentiment.model import Prediction
+from services import trial as trials
 from services import visits
 from services.models import Loaded
 from services.oip import open_inference_pb2 as pb
@@ -270,6 +271,18 @@ def test_a_shadow_that_hangs_delays_nobody_and_what_is_too_much_is_dropped_and_c
         assert not candidate.model.seen
         name = 'eagerly_rollout_calls_total{outcome="dropped",role="candidate",service="sentiment"}'
         assert figures(endpoint)[name] == 11
+        candidate.model.open.set()
+        assert eventually(lambda: trial.count.tally.compared == 9)
+
+
+def test_copies_of_large_calls_are_bounded_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trials, "MOST_WAITING_BYTES", 8 * 1000)
+    candidate = version(7, says="6")
+    with trying(tmp_path, candidate, "shadow", 1.0) as (_, channel, trial):
+        candidate.model.open.clear()
+        for number in range(12):
+            call(channel, items=1, timeout=5, text=f"{number:01000}")
+        assert eventually(lambda: trial.count.tally.dropped == 3), "one is asked, eight wait"
         candidate.model.open.set()
         assert eventually(lambda: trial.count.tally.compared == 9)
 
