@@ -31,7 +31,7 @@ PATIENCE_S = 60.0
 MOST_WAITING_ITEMS = 256
 """Items of copied calls that wait for a shadow; beyond it a copy is dropped, unless it is the only one."""
 MOST_WAITING_BYTES = 64 << 20
-"""Bytes of what they ask, likewise, as photos are: they lie outside what the door holds, whose callers were answered."""
+"""Bytes of what they ask, likewise, as of photos: they lie outside what the door holds, whose callers were answered."""
 CLOSE_S = 10.0
 """Seconds that a candidate has to answer what waits when its trial ends; one that hangs is left behind."""
 

@@ -163,7 +163,8 @@ def test_an_endpoint_that_goes_serves_all_who_watch_it_or_come_until_its_notice_
     watching = [("grpc.service_config", service_config())]
     with grpc.insecure_channel(running.address, watching) as late, grpc.insecure_channel(probe) as kubelet:
         assert health(kubelet, "") == health(late, "eagerly.v1.Sentiment") == NOT_SERVING
-        watch: Any = health_pb2_grpc.HealthStub(late).Watch(health_pb2.HealthCheckRequest(service=""))
+        stub: Any = health_pb2_grpc.HealthStub(late)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
         assert next(watch).status == SERVING
         assert analyze(late, ["late"]).results[0].labels[0].label == "late"
         assert not draining.done()
