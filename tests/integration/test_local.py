@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_metrics_run_and_version(trained_alone: Trained, mon
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["test", "accuracy", f"{version.metrics['accuracy']:.4f}"] in rows
     assert artifact.verify(trained_alone.run_dir / "artifact") == version.digest
-    assert "step " in result.stderr and "Traceback" not in result.stderr
+    assert "] registering" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_the_run_has_system_metrics(trained_alone: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
