@@ -21,10 +21,12 @@ class Tree:
     def measured(self, load: Callable[[], Figures]) -> Figures:
         """Runs a load and adds to its figures the CPU time a call; a load generator has ended by then, so is left out.
 
-        Ticks of the kernel are 10 ms: of a run of four seconds, 1 % at most.
+        Ticks of the kernel are 10 ms: of a run of four seconds, 1 % at most. Raises ValueError when it answered nothing.
         """
         before = self._seconds()
         figures = load()
+        if not figures.count:
+            raise ValueError("no call was answered within a run; give runs longer, by --seconds")
         used_s = sum(seconds - before.get(pid, 0.0) for pid, seconds in self._seconds().items())
         return replace(figures, cpu_us=1e6 * used_s / figures.count)
 
