@@ -21,7 +21,7 @@ class Tree:
     def measured(self, load: Callable[[], Figures]) -> Figures:
         """Runs a load and adds to its figures the CPU time a call; a load generator has ended by then, so is left out.
 
-        Ticks of the kernel are 10 ms: of a run of four seconds, 1 % at most. Raises ValueError when it answered nothing.
+        Ticks of the kernel are 10 ms: of a run of four seconds, 1 % at most. Raises ValueError if it answered nothing.
         """
         before = self._seconds()
         figures = load()
@@ -33,7 +33,7 @@ class Tree:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Keeps all its processes from running while the block runs: an idle server may still take CPU time."""
-        family = _family(self._pid)
+        family = family_of(self._pid)
         for process in family:
             _signal(process, signal.SIGSTOP)
         try:
@@ -44,13 +44,17 @@ class Tree:
 
     def _seconds(self) -> dict[int, float]:
         """CPU time of each living process of the server, user's and system's."""
-        apart = {child.pid for pid in self._without for child in _family(pid)}
-        return {process.pid: _used_s(process) for process in _family(self._pid) if process.pid not in apart}
+        apart = {child.pid for pid in self._without for child in family_of(pid)}
+        return {process.pid: _used_s(process) for process in family_of(self._pid) if process.pid not in apart}
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    first = psutil.Process(pid)
-    return [first, *first.children(recursive=True)]
+def family_of(pid: int) -> list[psutil.Process]:
+    """Lists a process and all under it; empty once it is gone."""
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal(process: psutil.Process, number: int) -> None:

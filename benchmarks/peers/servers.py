@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import grpc
+import psutil
 
-from benchmarks.cpu import Tree
+from benchmarks.cpu import Tree, family_of
 from benchmarks.load import Figures, Load, run, run_http
 from benchmarks.peers.serving import MAX_BATCH
 from benchmarks.peers.workloads import Workload
@@ -219,8 +220,12 @@ def _wait(started: Running, process: "subprocess.Popen[bytes]", log: Path) -> No
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Closes standard input, which ends our servers; then asks the whole session, then kills it."""
+    """Closes standard input, which ends our servers; then asks the whole session, then kills it.
+
+    Ray's replicas have sessions of their own, and may outlive it by minutes in which they take a processor.
+    """
     assert process.stdin is not None
+    family = family_of(process.pid)
     process.stdin.close()
     for number, seconds in ((None, 15.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
         if number is not None:
@@ -231,3 +236,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             break
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # psutil knows a process whose number was given anew
+            one.kill()
+    psutil.wait_procs(family, timeout=10)
