@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from eagerly.commands import orders
 from eagerly.commands.progress import State
 from pipelines import cluster, history, job_log, recovery, runs, sealed, tracking
 from pipelines.journal import Reader
@@ -182,7 +181,7 @@ class Supervisor:
             with contextlib.suppress(ValueError, KeyError):
                 known = json.loads((self.run_dir / "mlflow.json").read_text())
                 self.said["mlflow"] = known["run_id"]
-                store = orders.public(tracking.uri())
+                store = tracking.public(tracking.uri())
                 self.said["link"] = tracking.link(store, known["experiment_id"], known["run_id"])
 
     def print(self, text: str) -> None:

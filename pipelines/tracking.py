@@ -53,7 +53,7 @@ def check_reach(machine_count: int) -> None:
 
 def explain(problem: Exception) -> tuple[str, bool]:
     """Puts what MLflow raised in a sentence, and says whether it may pass by itself, as an outage does."""
-    where = _place()
+    where = public(uri())
     said = " ".join(str(problem).replace(uri(), where).split())[:160]
     if isinstance(problem, outages.MISTAKES):
         return said or type(problem).__name__, False
@@ -79,12 +79,10 @@ def asked() -> Iterator[None]:
         raise ValueError(explain(problem)[0]) from problem
 
 
-def _place() -> str:
-    """Names the tracking store without what a password may be part of."""
-    parts = urlparse(uri())
-    if "@" not in parts.netloc:
-        return uri()
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def public(address: str) -> str:
+    """Names a tracking store without the user and password that its address may hold."""
+    parts = urlparse(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
 
 
 def prepare() -> None:

@@ -10,12 +10,10 @@ from pipelines.classifier.images import MAX_PIXELS, TooManyPixelsError, pixel_co
 from pipelines.classifier.model import Prediction
 from services.errors import BadInput
 from services.reasons import Reason
-from services.service import Service
+from services.service import MOST_ANSWERS, Service
 
 DEFAULT_TOP_K = 3
 LONGEST_SIDE = 65_535
-MOST_ANSWERS = 100_000
-"""Labels that a call may ask for, those of all its images together."""
 MOST_PIXELS = 64_000_000
 """Pixels of all files of a call together: few bytes can hold many pixels, and decoding them keeps others waiting."""
 

@@ -151,15 +151,16 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
 
     folder = Path(tempfile.gettempdir()) / f"eagerly-metrics-{uuid.uuid4().hex}"
     hardware.check({one.service for one in stored}, ray.cluster_resources().get("GPU", 0))
+    machine_count = len(capacity.machines())
     if store:
-        tracking.check_reach(len(capacity.machines()))
+        tracking.check_reach(machine_count)
     _tell_wait(hardware)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         parts = stack.enter_context(_parts(options, stored, hardware))
         app = endpoint.application(options, stored, str(folder), hardware, store if options.poll_s else None, parts)
         stack.enter_context(_running({f"eagerly-{options.port}": app}))
-        if target := _asked(options):
+        if target := _asked(options, machine_count):
             await_health(target)
         yield folder
 
@@ -177,14 +178,12 @@ def _tell_wait(hardware: Hardware) -> None:
         print(f"waiting for CPUs: the endpoint takes {asked:g}, and {has}; Ctrl-C ends it", file=sys.stderr, flush=True)
 
 
-def _asked(options: Options) -> str | None:
+def _asked(options: Options, machine_count: int) -> str | None:
     """Says where this machine may ask for health; nowhere where replicas may be elsewhere, or want a certificate.
 
     Serve has awaited their start in any case.
     """
-    import ray
-
-    if sum(bool(node["Alive"]) for node in ray.nodes()) > 1:
+    if machine_count > 1:
         return None
     if options.probe_port is not None:
         return address(options.probe_host, options.probe_port)

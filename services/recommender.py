@@ -5,11 +5,9 @@ from pipelines.recommender.model import NotFoundError, Query, Recommendation
 from pipelines.recommender.tensors import UnreadableError
 from services.errors import BadInput
 from services.reasons import Reason
-from services.service import Service
+from services.service import MOST_ANSWERS, Service
 
 MOST_ITEM_IDS = 1_000
-MOST_ANSWERS = 100_000
-"""Items that a call may ask for, all its queries together: 9 KB of queries could ask for a reply of 50 MB."""
 PLAIN_ITEMS = 100
 """Items named, and items asked for, up to which queries take about as long."""
 UNREADABLE = {"empty": Reason.EMPTY, "no list": Reason.INVALID_VALUE, "too many": Reason.TOO_MANY_ITEMS}

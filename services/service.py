@@ -13,6 +13,10 @@ from pipelines.tasks import TASKS
 from services import errors, status
 from services.reasons import Reason
 
+MOST_ANSWERS = 100_000
+"""Labels, items or named scores that a call may ask for, those of all its items together: 9 KB of queries could ask for
+a reply of 50 MB."""
+
 
 @dataclass(frozen=True)
 class Service:

@@ -62,12 +62,11 @@ class TensorOracle:
         if request.model_name != "recommender":
             return set()
         unreadable = [(item, told) for item, one in enumerate(items) if (told := _unreadable(one))]
-        for item, (name, reason) in unreadable:  # they are found before the model is asked
+        if unreadable:  # they are found before the model is asked
+            item, (name, reason) = unreadable[0]
             return {invalid(_place(request, name, item), reason)}
         unknown = [(item, told) for item, one in enumerate(items) if (told := self._unknown(one))]
-        for item, (name, reason) in unknown:
-            return {Refusal("NOT_FOUND", _place(request, name, item), reason)}
-        return set()
+        return {Refusal("NOT_FOUND", _place(request, name, item), reason) for item, (name, reason) in unknown[:1]}
 
     def _unknown(self, one: dict[str, Any]) -> tuple[str, str] | None:
         """Says which tensor of a query names something unknown, and the reason."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eagerly import steps
 from eagerly.commands import orders
 from pipelines import jobs, tasks
+from pipelines import tracking as store
 
 if TYPE_CHECKING:
     from eagerly.commands.submit import Wish
@@ -191,7 +192,7 @@ def _pod(wish: "Wish", name: str, resources: Manifest, runs: bool) -> Manifest:
     if runs:
         tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"http://{release}-tracking:5000"
         environment.append({"name": "EAGERLY_HOME", "value": RUNS})
-        environment.append({"name": "MLFLOW_TRACKING_URI", "value": orders.public(tracking)})
+        environment.append({"name": "MLFLOW_TRACKING_URI", "value": store.public(tracking)})
         environment += [_secret(release, "username"), _secret(release, "password")]
         mounts.append({"name": "state", "mountPath": RUNS})
         volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": f"{release}-runs"}})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipelines import tasks
+from pipelines import tracking as store
 from pipelines.settings import Launch, Settings
 
 if TYPE_CHECKING:
@@ -131,14 +132,12 @@ def _upload(wish: "Wish", flag: str, path: Path, storage: str) -> str:
 
 def tracking(wish: "Wish", address: str, here: bool, known: str = "") -> str:
     """Names the tracking store for the job, `known` where it has one. Raises ValueError for one it cannot reach."""
-    from pipelines import tracking as store
-
     uri = known or store.uri()
     parts = urlsplit(uri)
     if not here and (parts.scheme in store.ONE_MACHINE or parts.hostname in LOOPBACK):
         raise ValueError(
-            f"runs are logged to {public(uri)!r}, which is of this machine alone, and the cluster at {address} is "
-            "another; start `mlflow server` where both reach it and set MLFLOW_TRACKING_URI to its http address"
+            f"runs are logged to {store.public(uri)!r}, which is of this machine alone, and the cluster at {address} "
+            "is another; start `mlflow server` where both reach it and set MLFLOW_TRACKING_URI to its http address"
         )
     return sendable(wish, uri)
 
@@ -148,7 +147,7 @@ def sendable(wish: "Wish", uri: str) -> str:
 
     Raises ValueError for a database's, which cannot be opened without them.
     """
-    shown = public(uri)
+    shown = store.public(uri)
     if shown == uri:
         return uri
     if not uri.startswith(("http://", "https://")):
@@ -163,15 +162,7 @@ def sendable(wish: "Wish", uri: str) -> str:
     return shown
 
 
-def public(uri: str) -> str:
-    """Names a tracking store without the user and password that its address may hold."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
-
-
 def _commit(word: str) -> str:
-    from pipelines import tracking as store
-
     return store.git_commit(tasks.find(word).folder)
 
 

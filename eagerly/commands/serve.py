@@ -175,7 +175,9 @@ def _free(options: Options) -> Options:
     given = {options.port, options.metrics_port, options.probe_port}
 
     def find(host: str, port: int, flag: str) -> int:
-        return next(one for one in iter(lambda: ports.find(host, port, flag), 0) if port or one not in given)
+        while (found := ports.find(host, port, flag)) in given - {port}:
+            pass
+        return found
 
     port = find(options.host, options.port, "--port")
     metrics_port = find(options.metrics_host, options.metrics_port, "--metrics-port")

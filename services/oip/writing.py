@@ -10,12 +10,10 @@ from services.errors import BadInput
 from services.oip import open_inference_pb2 as pb
 from services.oip.reading import FIELDS, check_place, shortened
 from services.reasons import Reason
+from services.service import MOST_ANSWERS
 
 CLASSIFICATION = "classification"
 """Triton's parameter of a requested output: how many of the best scores to name."""
-
-MOST_NAMED = 100_000
-"""Scores that are named in a call, those of all its items together."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,9 @@ def _best_count(asked: Any, tensor: Tensor, field: str) -> int:
 
 def _check_count(count: int, field: str) -> None:
     """Raises BadInput when more scores would be named than a reply may hold; takes no note of less than nothing."""
-    if count > MOST_NAMED:
-        problem = f"asks for {count:,} names together; the most in a call is {MOST_NAMED:,}"
-        raise BadInput(field, problem, Reason.TOO_MANY_ITEMS, limit=MOST_NAMED)
+    if count > MOST_ANSWERS:
+        problem = f"asks for {count:,} names together; the most in a call is {MOST_ANSWERS:,}"
+        raise BadInput(field, problem, Reason.TOO_MANY_ITEMS, limit=MOST_ANSWERS)
 
 
 def _named_best(scores_BK: Array, output: Wanted) -> Array:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from services import models
 from services.follower import Follower
-from services.models import Loaded
+from services.models import Loaded, Loader, Stored
 from services.options import Options
 from services.server import Server
 from services.service import find
@@ -68,6 +69,22 @@ def followed(follower: Follower, folder: Path) -> Iterator[Endpoint]:
             yield endpoint
         finally:
             endpoint.run(follower.close())
+
+
+@contextlib.contextmanager
+def held_up(version: int) -> Iterator[tuple[Loader, threading.Event, list[int]]]:
+    """A loader that keeps one version waiting until the event is set, or the block ends; and the versions it took."""
+    gate, taken = threading.Event(), list[int]()
+
+    def load(stored: Stored) -> Loaded:
+        taken.append(stored.version)
+        assert stored.version != version or gate.wait(60)
+        return models.load(stored)
+
+    try:
+        yield load, gate, taken
+    finally:
+        gate.set()
 
 
 def loaded(name: str, model: Any) -> Loaded:

@@ -16,7 +16,7 @@ from eagerly.client import Client, Raw
 from pipelines.policy import Limits, Rollout
 from services import candidates, models, seats
 from services.follower import Follower
-from services.models import Loaded, Loader, Stored
+from services.models import Loader, Stored
 from services.options import Options
 from services.seats import Told
 from services.store import Store
@@ -101,20 +101,13 @@ def test_a_promotion_takes_the_warm_candidate(store: Store, put: Callable[[int],
 @contextlib.contextmanager
 def loading(store: Store, put: Callable[[int], Stored], folder: Path) -> Iterator[Loading]:
     """A replica of version 1 while it loads version 2 as a candidate, from a disk that waits until it is let go on."""
-    gate, loaded = threading.Event(), []
-
-    def load(stored: Stored) -> Loaded:
-        loaded.append(stored.version)
-        assert stored.version != 2 or gate.wait(60)
-        return models.load(stored)
-
-    try:
-        with following(store, folder, put(1), load) as endpoint:
-            seats.tell(store, "classifier", Told(plan(), put(2)))
-            assert eventually(lambda: 2 in loaded)
-            yield endpoint, gate, loaded
-    finally:
-        gate.set()
+    with (
+        endpoints.held_up(2) as (load, gate, loaded),
+        following(store, folder, put(1), load) as endpoint,
+    ):
+        seats.tell(store, "classifier", Told(plan(), put(2)))
+        assert eventually(lambda: 2 in loaded)
+        yield endpoint, gate, loaded
 
 
 def test_a_candidate_that_loads_slowly_delays_no_swap_which_ends_its_rollout(

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -268,27 +267,20 @@ def test_a_version_that_hangs_in_its_load_is_refused_and_the_next_is_taken(
 ):
     monkeypatch.setattr(candidates, "LOAD_S", 0.3)
     monkeypatch.setattr(follower, "AGAIN_S", 0.3)
-    gate, tried = threading.Event(), []
-
-    def load(stored: Stored) -> Loaded:
-        tried.append(stored.version)
-        assert stored.version != 2 or gate.wait(60)
-        return models.load(stored)
-
-    try:
-        with following(store, tmp_path, publish(1), load) as endpoint:
-            publish(2)
-            assert eventually(lambda: figure(endpoint, REFUSED) >= 2, 10)
-            assert served(endpoint) == 1
-            assert tried == [1, 2], "each further try would leave a thread behind"
-            monkeypatch.setattr(candidates, "LOAD_S", 30.0)
-            publish(3)
-            assert eventually(lambda: served(endpoint) == 3, 10)
-            gate.set()
-            publish(2)
-            assert eventually(lambda: served(endpoint) == 2, 10), "it hangs no more"
-    finally:
+    with (
+        endpoints.held_up(2) as (load, gate, tried),
+        following(store, tmp_path, publish(1), load) as endpoint,
+    ):
+        publish(2)
+        assert eventually(lambda: figure(endpoint, REFUSED) >= 2, 10)
+        assert served(endpoint) == 1
+        assert tried == [1, 2], "each further try would leave a thread behind"
+        monkeypatch.setattr(candidates, "LOAD_S", 30.0)
+        publish(3)
+        assert eventually(lambda: served(endpoint) == 3, 10)
         gate.set()
+        publish(2)
+        assert eventually(lambda: served(endpoint) == 2, 10), "it hangs no more"
 
 
 def test_a_replica_that_starts_in_a_bad_moment_counts_the_refusal_and_takes_the_champion_later(
