@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Manifest = dict[str, Any]
 RAY = "2.60.0"
-KEEP_SECONDS = 86_400
+LINGER_SECONDS = 60
+"""How long a job's own cluster stays after the job's end, with all that Kueue gave it."""
 USER = 1000
 RUNS = "/var/lib/eagerly"
 """Where the chart's Pods keep state, on a volume that all of them share."""
@@ -78,8 +79,7 @@ def write(wish: "Wish") -> int:
 def rayjob(wish: "Wish") -> Manifest:
     """Makes the manifest, in the shape of the chart's own."""
     submit = wish.submit
-    labels = {"app.kubernetes.io/instance": submit.release, "app.kubernetes.io/component": "training-job"}
-    labels |= {"eagerly/task": wish.word}
+    labels = {**_labels(wish, "training-job"), "eagerly/task": wish.word}
     if submit.queue:
         labels["kueue.x-k8s.io/queue-name"] = submit.queue
     if submit.priority_class:
@@ -144,8 +144,7 @@ def _variables(wish: "Wish") -> dict[str, str]:
 def _charts_cluster(wish: "Wish") -> Manifest:
     group = wish.submit.group or ("gpu" if wish.launch.gpu else "cpu")
     return {
-        "clusterSelector": {"ray.io/cluster": f"{wish.submit.release}-training"},
-        "entrypointNumCpus": 1,
+        "clusterSelector": {"ray.io/cluster": f"{_fullname(wish.submit.release)}-training"},
         "entrypointResources": json.dumps({f"training-{group}": 1}),
     }
 
@@ -153,58 +152,69 @@ def _charts_cluster(wish: "Wish") -> Manifest:
 def _own_cluster(wish: "Wish") -> Manifest:
     """Describes a cluster for this job alone: a Pod a worker, and a head that runs the driver."""
     gpus, workers = int(wish.launch.gpu), int(str(wish.launch.workers).rpartition(":")[2])
-    head = _group(wish, "ray-head", {"cpu": "1", "memory": "4Gi"})
+    head = _group(wish, "head", {"cpu": "1", "memory": "4Gi"})
     sizes = {"cpu": "1", "memory": "4Gi", **({"nvidia.com/gpu": "1"} if gpus else {})}
-    worker = _group(wish, "ray-worker", sizes)
+    worker = _group(wish, "worker", sizes)
     start = {"num-cpus": "1", **({"num-gpus": "1"} if gpus else {})}
     group = {"groupName": "workers", "replicas": workers, "minReplicas": workers, "maxReplicas": workers}
     return {
         "suspend": True,
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": KEEP_SECONDS,
+        "ttlSecondsAfterFinished": LINGER_SECONDS,
         "rayClusterSpec": {
             "rayVersion": RAY,
+            "authOptions": {"mode": "token"},
             "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"}, "template": head},
             "workerGroupSpecs": [{**group, "numOfHosts": 1, "rayStartParams": start, "template": worker}],
         },
     }
 
 
-def _group(wish: "Wish", name: str, sizes: dict[str, str]) -> Manifest:
+def _group(wish: "Wish", part: str, sizes: dict[str, str]) -> Manifest:
+    """Describes the head or a worker, whom the chart's NetworkPolicies take for those of its own training cluster."""
     limits = {kind: size for kind, size in sizes.items() if kind != "cpu"}
-    return _pod(wish, name, {"requests": sizes, "limits": limits}, runs=True)
+    pod = _pod(wish, f"ray-{part}", {"requests": sizes, "limits": limits}, runs=True)
+    return {"metadata": {"labels": _labels(wish, f"training-{part}")}, **pod}
 
 
 def _submitter(wish: "Wish") -> Manifest:
     sizes = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
     pod = _pod(wish, "ray-job-submitter", sizes, runs=False)
-    pod["metadata"] = {
-        "labels": {"app.kubernetes.io/instance": wish.submit.release, "app.kubernetes.io/component": "submitter"}
-    }
+    pod["metadata"] = {"labels": _labels(wish, "submitter")}
     pod["spec"]["restartPolicy"] = "Never"
     return pod
 
 
 def _pod(wish: "Wish", name: str, resources: Manifest, runs: bool) -> Manifest:
-    release = wish.submit.release
+    full = _fullname(wish.submit.release)
     environment = [{"name": "HOME", "value": "/tmp"}]
     mounts, volumes = [{"name": "tmp", "mountPath": "/tmp"}], [{"name": "tmp", "emptyDir": {"sizeLimit": "5Gi"}}]
     if runs:
-        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"http://{release}-tracking:5000"
+        tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"http://{full}-tracking:5000"
         environment.append({"name": "EAGERLY_HOME", "value": RUNS})
         environment.append({"name": "MLFLOW_TRACKING_URI", "value": store.public(tracking)})
-        environment += [_secret(release, "username"), _secret(release, "password")]
+        environment += [_secret(full, "username"), _secret(full, "password")]
         mounts.append({"name": "state", "mountPath": RUNS})
-        volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": f"{release}-runs"}})
+        claim = wish.submit.claim or f"{full}-runs"
+        volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": claim}})
     container = {"name": name, "image": wish.submit.image or _image(), "imagePullPolicy": "IfNotPresent"}
     container |= {"env": environment, "resources": resources, "securityContext": CONTAINER, "volumeMounts": mounts}
     quiet = {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD}
     return {"spec": {**quiet, "containers": [container], "volumes": volumes}}
 
 
-def _secret(release: str, key: str) -> Manifest:
-    secret = {"name": f"{release}-tracking", "key": key, "optional": True}
+def _secret(full: str, key: str) -> Manifest:
+    secret = {"name": f"{full}-tracking", "key": key, "optional": True}
     return {"name": f"MLFLOW_TRACKING_{key.upper()}", "valueFrom": {"secretKeyRef": secret}}
+
+
+def _labels(wish: "Wish", component: str) -> dict[str, str]:
+    return {"app.kubernetes.io/instance": wish.submit.release, "app.kubernetes.io/component": component}
+
+
+def _fullname(release: str) -> str:
+    """Names what the objects of a release begin with, as eagerly.fullname of the chart does."""
+    return release if "eagerly" in release else f"{release}-eagerly"
 
 
 def _image() -> str:

@@ -135,6 +135,11 @@ MISTAKES = {
         "exposure: {host: a.example.org, ingress: {enabled: true, dataNamespace: nginx}}",
         "exposure.ingress.tlsSecretName",
     ),
+    "an Ingress before client certificates": (
+        "{security: {tls: {clientCaSecret: ca}}, exposure: {host: a.example.org, ingress: {enabled: true, "
+        "tlsSecretName: tls, dataNamespace: nginx}}}",
+        "an Ingress shows gRPC services none",
+    ),
     "an Ingress to nothing": (
         "{serving: {enabled: false}, exposure: {host: a.example.org, ingress: {enabled: true}}}",
         "serving.enabled is false",

@@ -134,7 +134,7 @@ def test_retraining_makes_a_job_for_each_task_and_may_do_nothing_else(
     assert output.returncode == 0, output.stderr
     jobs = {one["metadata"]["labels"]["eagerly/task"]: one for one in plane.get("rayjobs", SPACE)}
     assert set(jobs) == {"sentiment", "classifier"}
-    command = "eagerly train sentiment --workers 4 --epochs=20 '--data=my file.csv'"
+    command = "eagerly train sentiment --workers 4 --wait --epochs=20 '--data=my file.csv'"
     assert jobs["sentiment"]["spec"]["entrypoint"] == command
     allowed = plane.run(
         *("kubectl", "auth", "can-i", "delete", "rayjobs", "-n", SPACE),

@@ -68,9 +68,20 @@ def test_a_rayjob_holds_no_password_of_mlflow_and_says_where_its_pods_get_it(
     assert told not in written(capsys)[1]  # on the chart's own cluster, whose Pods have an address of their own
 
 
+def test_a_cluster_of_a_jobs_own_keeps_runs_on_the_charts_claim_or_on_the_one_that_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, claim in ((), "eagerly-runs"), (("--claim", "mine"), "mine"):
+        cluster = written(capsys, "--queue", "team", *words)[0]["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            volumes = {one["name"]: one for one in group["template"]["spec"]["volumes"]}
+            assert volumes["state"]["persistentVolumeClaim"] == {"claimName": claim}
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        ("--claim mine", "--claim goes with --queue; the chart's own cluster has the claim of training.storage"),
         ("--again", "--again asks a jobs server, so it goes without --kubernetes; `kubectl delete rayjob` the old one"),
         ("--run-dir mine", f"--run-dir is 'mine'; name a folder on the Pods' volume, {kubernetes.RUNS}, by its whole"),
         ("--storage runs", f"--storage is 'runs'; name a folder on the Pods' volume, {kubernetes.RUNS}, by its whole"),

@@ -166,6 +166,9 @@
 {{- if not $ingress.dataNamespace }}
 {{- fail "exposure.ingress.dataNamespace is empty, so the NetworkPolicy would keep the Ingress out; name the namespace of its Pods" }}
 {{- end }}
+{{- if $.Values.security.tls.clientCaSecret }}
+{{- fail "security.tls.clientCaSecret asks for client certificates, and an Ingress shows gRPC services none, so that exposure.ingress would carry no call; leave one of them out, or let serving.service.type LoadBalancer lead to the Pods' own TLS" }}
+{{- end }}
 {{- end }}
 {{- end }}
 

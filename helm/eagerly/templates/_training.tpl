@@ -91,8 +91,7 @@ metadata:
 spec:
   clusterSelector:
     ray.io/cluster: {{ include "eagerly.fullname" . }}-training
-  entrypoint: eagerly train {{ if eq $job.group "gpu" }}--gpu {{ end }}--workers {{ $job.workers }}
-  entrypointNumCpus: 1
+  entrypoint: eagerly train {{ if eq $job.group "gpu" }}--gpu {{ end }}--workers {{ $job.workers }} --wait
   entrypointResources: {{ printf "{\"training-%s\": 1}" $job.group | toJson }}
   activeDeadlineSeconds: {{ $job.activeDeadlineSeconds }}
   submissionMode: K8sJobMode
