@@ -59,12 +59,13 @@ def start(tuning: Tuning, say: Callable[[str], None]) -> None:
     """Joins or starts the cluster that trials run on, unless that was done.
 
     say: gets what is waited for. Raises ValueError when the cluster has no room for the workers that train the best
-    out, or a machine of it does not see the search's folder.
+    out, or a machine of it does not see the search's folder or what settings name.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     launch.start_ray(tuning.launch, say=lambda sentence: say(sentence) if sentence else None)
-    capacity.check_folders([tuning.folder])
+    capacity.check_folders([tuning.folder], tuning.launch)
+    capacity.check_inputs(tuning.task, tuning.config, tuning.launch)
 
 
 def _fit(tuning: Tuning, proposer: "Proposer") -> None:
