@@ -174,12 +174,23 @@ def _mean(samples: dict[tuple[str, str], float], name: str, service: str) -> flo
     return sums["sum"] / max(1.0, sums["count"])
 
 
+def pages_port() -> int:
+    """Gives MLflow's usual port, or a free one where that is taken."""
+    from services import ports
+
+    try:
+        return ports.find("127.0.0.1", 5000, "--port")
+    except ValueError:
+        return ports.find("127.0.0.1", 0, "--port")
+
+
 def _keep(running: Running, dashboard: str) -> None:
     """Leaves everything running until Ctrl-C or SIGTERM, and says where."""
-    where = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", "5000"]
+    port = pages_port()
+    where = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(port)]
     pages = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *where], stderr=subprocess.DEVNULL)
     print(f"\ngRPC           {running.address}\nmetrics        {running.metrics}")
-    print(f"MLflow         http://127.0.0.1:5000\nRay dashboard  http://{dashboard}\nCtrl-C stops", flush=True)
+    print(f"MLflow         http://127.0.0.1:{port}\nRay dashboard  http://{dashboard}\nCtrl-C stops", flush=True)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

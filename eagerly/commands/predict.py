@@ -50,7 +50,7 @@ class Call:
     batch: int = 32
     """Inputs of --file in a call."""
     concurrency: int = 4
-    """Calls at a time for --file, each on a connection of its own."""
+    """Calls at a time for --file, on up to 64 connections."""
     tls: bool = False
     """Whether to call over TLS, trusting the system's authorities."""
     ca: Path | None = None

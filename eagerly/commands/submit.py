@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,15 @@ class Submit:
     release: str = "eagerly"
     """Release of the Helm chart, on whose training cluster the job runs."""
     image: str = ""
-    """Image of the RayJob's Pods; empty is the chart's for this version."""
+    """Image of the RayJob's Pods, wanted where the chart has an image.prefix or image.tag; empty is eagerly-train."""
     group: str = ""
     """The chart's group of Pods that the job runs on; empty is gpu with --gpu, else cpu."""
     queue: str = ""
     """Kueue's LocalQueue; the RayJob then has a cluster of its own, for which Kueue finds room."""
     priority_class: str = ""
     """Kueue's WorkloadPriorityClass of the job."""
+    claim: str = ""
+    """Claim with the runs of a RayJob that has a cluster of its own; empty is the one that the chart makes."""
     deadline_s: int = 0
     """Seconds after which Kubernetes ends the RayJob, done or not; 0 lets it take its time."""
 
@@ -84,6 +87,8 @@ class Submit:
             raise ValueError("--deadline-s goes with --kubernetes")
         if self.priority_class and not self.queue:
             raise ValueError("--priority-class is Kueue's and goes with --queue; --priority orders our own queue")
+        if self.claim and not self.queue:
+            raise ValueError("--claim goes with --queue; the chart's own cluster has the claim of training.storage")
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ def main(words: list[str]) -> int:
     return _to_cluster(wish)
 
 
-def read(words: list[str]) -> Wish:
-    """Reads a task and its flags. Raises ValueError for those that have no meaning in a job."""
+def read(words: list[str], earlier: Sequence[str] = ()) -> Wish:
+    """Reads a task and its flags, over `earlier` ones. Raises ValueError for those that have no meaning in a job."""
     word, *rest = words
     if word.startswith("-"):
         raise ValueError(f"`eagerly submit {word}`: the task comes first; see `eagerly submit --help`")
@@ -122,7 +127,7 @@ def read(words: list[str]) -> Wish:
     parts = [("config", task.config.Config), ("launch", Launch), ("submit", Submit)]
     kind = make_dataclass("Flags", parts, frozen=True)
     kind.__doc__ = f"Trains {word} on a cluster as a job."
-    parsed: Any = flags.parse(kind, rest, f"eagerly submit {word}")
+    parsed: Any = flags.parse(kind, rest, f"eagerly submit {word}", earlier=earlier)
     launch, submit = parsed.launch, parsed.submit
     if launch.local:
         raise ValueError("--local trains in this process; leave it out, or use `eagerly train`")
@@ -172,7 +177,7 @@ def going_on(wish: Wish, earlier: "Job") -> Wish:
     if Path(earlier.task).name != task:
         of = Path(earlier.task).name
         raise ValueError(f"the job {earlier.name!r} is of {of}, not of {task}; give another --name")
-    return read([wish.word, *earlier.words, *wish.flags])
+    return read([wish.word, *wish.flags], earlier.words)
 
 
 def find_address(given: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eagerly import cli
+from eagerly import cli, connection
 from services import sentiment
 
 
@@ -110,3 +110,8 @@ def test_the_longest_text_that_the_service_takes_is_told_where_a_longer_one_is_s
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert f"{sentiment.MOST_CHARACTERS:,} characters" in " ".join(asked("train sentiment --help", capsys).split())
+
+
+def test_the_connections_that_predict_takes_at_most_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(re.sub("[│\n]", " ", asked("predict sentiment --help", capsys)).split())
+    assert f"on up to {connection.MOST_CONNECTIONS} connections" in shown
