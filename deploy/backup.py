@@ -44,10 +44,19 @@ def main(words: list[str]) -> int:
 
 
 def save(folder: Path, database: str, artifacts: str) -> str:
-    """Writes database, artifacts and their digests into a new folder; says how much that was."""
+    """Writes database, artifacts and their digests into a new folder, or leaves nothing there; says how much it was."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{str(folder)!r} is not empty; name a new folder, so that no two backups mix")
     (folder / ARTIFACTS).mkdir(parents=True)
+    try:
+        _fill(folder, database, artifacts)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return f"saved the database and {len(_files(folder)) - 1} artifact files into {folder}"
+
+
+def _fill(folder: Path, database: str, artifacts: str) -> None:
     _run("pg_dump", "--format=custom", "--no-owner", "--file", str(folder / DATABASE), "--dbname", database)
     if bucket := _bucket(artifacts):
         for name in _names(*bucket):
@@ -56,7 +65,6 @@ def save(folder: Path, database: str, artifacts: str) -> str:
         shutil.copytree(artifacts, folder / ARTIFACTS, dirs_exist_ok=True)
     digests = {name: _digest(folder / name) for name in _files(folder)}
     (folder / LIST).write_text(json.dumps(digests, indent=1, sort_keys=True))
-    return f"saved the database and {len(digests) - 1} artifact files into {folder}"
 
 
 def restore(folder: Path, database: str, artifacts: str) -> str:
@@ -111,10 +119,11 @@ def _client() -> Any:
 
 
 def _names(bucket: str, prefix: str) -> Iterator[str]:
-    """Lists the objects below a prefix, without it."""
+    """Lists the objects below a prefix, without it; what stands for a folder, as some tools make, is none."""
     for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
-            yield item["Key"].removeprefix(prefix)
+            if not item["Key"].endswith("/"):
+                yield item["Key"].removeprefix(prefix)
 
 
 def _download(bucket: str, prefix: str, name: str, file: Path) -> None:

@@ -93,6 +93,13 @@ def sql(database: str, *commands: str) -> None:
             connection.execute(command)  # type: ignore[arg-type]
 
 
+def rows(database: str, query: str) -> list[Any]:
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class Tracking:
     """What MLflow stands on, and where it answers when it runs."""
@@ -195,3 +202,31 @@ def test_a_damaged_backup_changes_nothing_and_a_folder_in_use_is_refused(postgre
         backup("restore", "nowhere")[0] == backup("save", "other", DATABASE_URL="")[0] == backup("mend", "it")[0] == 2
     )
     assert backup("save", "third", DATABASE_URL=f"{postgres}x")[0] == 2
+    assert not (tmp_path / "third").exists()
+    assert backup("save", "third")[0] == 0, "the same command, once the database is there"
+
+
+def test_what_stands_for_a_folder_in_a_bucket_is_no_artifact(tracking: Tracking) -> None:
+    for key in ("eagerly/", "eagerly/1/", "eagerly/1/model"):
+        tracking.bucket().put_object(Key=key, Body=b"weights" if key.endswith("model") else b"")
+    saved = tracking.backup("save", "backup")
+    assert (saved.returncode, saved.stdout) == (0, "saved the database and 1 artifact files into backup\n"), (
+        saved.stderr
+    )
+    tracking.bucket().objects.all().delete()
+    assert tracking.backup("restore", "backup").returncode == 0
+    assert [item.key for item in tracking.bucket().objects.all()] == ["eagerly/1/model"]
+
+
+def test_a_database_in_use_has_the_rows_of_the_backup_alone_once_it_is_restored(postgres: str, tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    where = {"DATABASE_URL": postgres, "ARTIFACTS": str(tmp_path / "artifacts")}
+    sql(postgres, "CREATE TABLE runs (name text PRIMARY KEY)", "INSERT INTO runs VALUES ('first')")
+    assert python(str(PROGRAM), "save", "backup", folder=tmp_path, **where).returncode == 0
+    sql(postgres, "INSERT INTO runs VALUES ('later')", "CREATE TABLE others (name text)")
+    assert python(str(PROGRAM), "restore", "backup", folder=tmp_path, **where).returncode == 0
+    assert rows(postgres, "SELECT name FROM runs") == [("first",)]
+    sql(postgres, "INSERT INTO runs VALUES ('later')", "CREATE TABLE tags (run text REFERENCES runs)")
+    refused = python(str(PROGRAM), "restore", "backup", folder=tmp_path, **where)
+    assert refused.returncode == 2 and "tags" in refused.stderr, "a table of a newer MLflow refers to one that is known"
+    assert rows(postgres, "SELECT name FROM runs") == [("first",), ("later",)]
