@@ -1,8 +1,10 @@
 """The model artifact: a sealed folder of weights and descriptions, without pickle; knows nothing of mlflow."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipelines import sealed
 from pipelines.schema import Schema
@@ -13,11 +15,11 @@ FORMAT = 1
 SCHEMA = "schema.json"
 
 
-def write(folder: Path, task: str, save: Callable[[Path], None], schema: Schema | None = None) -> str:
+def write(folder: Path, task: str, save: Callable[[Path], None], schema: Schema | None = None, state: str = "") -> str:
     """Writes an artifact atomically and returns its digest, the SHA-256 of MANIFEST.json.
 
-    `save` writes the model's files, and the schema goes beside them; the manifest gets the task's name and the
-    format's number beside their digests.
+    `save` writes the model's files, and the schema goes beside them; the manifest gets the task's name, the format's
+    number and the digest of the state that the model is of beside their digests.
     Raises ValueError when the model writes a file of a kind that an artifact must not hold.
     """
 
@@ -27,16 +29,36 @@ def write(folder: Path, task: str, save: Callable[[Path], None], schema: Schema 
             (rough / SCHEMA).write_text(schema.to_json(), encoding="utf-8")
         _check_kinds(rough, {entry.name for entry in rough.iterdir()})
 
-    return sealed.write(folder, fill, {"task": task, "format": FORMAT})
+    return sealed.write(folder, fill, {"task": task, "format": FORMAT} | ({"state": state} if state else {}))
+
+
+def kept(folder: Path, state: str) -> str:
+    """Gives the digest of the artifact that is there if it is whole and of this state; else nothing, and removes it.
+
+    A crash meanwhile leaves the whole artifact or none.
+    """
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        digest = verify(folder)
+        if _manifest(folder).get("state") == state:
+            return digest
+    except (OSError, ValueError):
+        pass
+    if folder.exists():
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    return ""
 
 
 def verify(folder: Path) -> str:
     """Checks every digest of an artifact and that it holds nothing but what an artifact may hold.
 
-    Returns the digest. Raises ValueError saying what is wrong, and opens no file that could run code.
+    Returns the digest. Raises Corrupt saying what is wrong, and OSError when it cannot be read now; opens no file that
+    could run code.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no artifact folder {str(folder)!r}")
+        raise sealed.Corrupt(f"there is no artifact folder {str(folder)!r}")
     _check_kinds(folder, {entry.name for entry in folder.iterdir()} - {sealed.MANIFEST})
     return sealed.verify(folder)
 
@@ -52,7 +74,11 @@ def schema_of(folder: Path) -> Schema | None:
 
 def task_of(folder: Path) -> str:
     """Reads which task an artifact's model belongs to."""
-    return str(json.loads((folder / sealed.MANIFEST).read_text(encoding="utf-8"))["task"])
+    return str(_manifest(folder)["task"])
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / sealed.MANIFEST).read_text(encoding="utf-8"))
 
 
 def _check_kinds(folder: Path, names: set[str]) -> None:

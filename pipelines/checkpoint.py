@@ -119,11 +119,17 @@ def order(name: str) -> tuple[int, int]:
 def prune(folder: Path, keep: int) -> None:
     """Deletes all but the newest `keep` and the best, and what was set aside."""
     found = steps(folder)
-    scores = {place: score for place in found if (score := _score(place)) is not None}
-    best = max(scores, key=lambda place: (scores[place], order(place.name)), default=None)
-    old = [place for place in found[:-keep] if place != best]
-    for place in [*old, *folder.glob("corrupt-step-*")]:
-        shutil.rmtree(place, ignore_errors=True)
+    staying = kept({place.name: _score(place) for place in found}, keep)
+    for place in [*found, *folder.glob("corrupt-step-*")]:
+        if place.name not in staying:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def kept(scores: Mapping[str, float | None], keep: int) -> set[str]:
+    """Names the newest `keep` and the best of checkpoints, of which each has a score or none."""
+    known = {name: (score, order(name)) for name, score in scores.items() if score is not None}
+    best = [max(known, key=lambda name: known[name])] if known else []
+    return {*sorted(scores, key=order)[-keep:], *best}
 
 
 def forget_after(folder: Path, step: int) -> None:
@@ -221,8 +227,16 @@ def _is_alive(pid: int) -> bool:
 
 def _score(place: Path) -> float | None:
     try:
-        return json.loads((place / sealed.MANIFEST).read_text(encoding="utf-8")).get("score")
-    except (OSError, ValueError):
+        return score((place / sealed.MANIFEST).read_bytes())
+    except OSError:
+        return None
+
+
+def score(manifest: bytes) -> float | None:
+    """Reads a checkpoint's score from its manifest; None where it has none or cannot be read."""
+    try:
+        return json.loads(manifest).get("score")
+    except (ValueError, AttributeError):
         return None
 
 

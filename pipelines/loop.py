@@ -64,9 +64,11 @@ def run(
     Every rank calls this alike. `emit` gets rank 0's events; `data` spares loading it again. Checkpoints are written
     after each epoch that is not too short, and every `checkpoint_steps` steps. `stop` is asked at every window and
     gives the reason to stop or nothing; one rank's reason stops all. Without `test`, nothing is released.
-    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for bad data or checkpoints.
+    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for an incomplete task,
+    bad data or checkpoints.
     """
     emit = emit if place.rank == 0 else lambda event: None
+    task.check()
     if place.threads:
         torch.set_num_threads(place.threads)
     with loading.told(emit):
@@ -289,10 +291,8 @@ class Worker:
             state = {**self.state(), "about": None, "metrics": metrics}
             model = sharding.whole_model(self.model, self.make, self.place.rank)
             if self.place.rank == 0:
-                self.emit({"event": "state", "digest": checkpoint.digest(state)})
-                metrics = release.write(
-                    self.task, self.config, model, self.data, self.run_dir, sums, columns, metrics, self.emit
-                )
+                about = self.task, self.config, model, self.data, self.run_dir, checkpoint.digest(state)
+                metrics = release.write(*about, sums, columns, metrics, self.emit)
         if self.place.world > 1:
             dist.barrier()
         return metrics

@@ -24,8 +24,11 @@ LEAVING = ".leaving"
 class Mirror:
     """Copies a run's folder to a storage from a thread of its own: journal and description, then checkpoints."""
 
-    def __init__(self, address: str, run_dir: Path) -> None:
-        """Begins when it is first woken. Raises ValueError for an address that cannot be one."""
+    def __init__(self, address: str, run_dir: Path, keep: int = checkpoint.KEPT) -> None:
+        """Begins when it is first woken. Raises ValueError for an address that cannot be one.
+
+        keep: how many of the newest checkpoints stay there, besides the best and those that are here.
+        """
         self._storage, self._run_dir, self._name = Storage(address), run_dir, run_dir.name
         self._idle = self._storage.holds(run_dir)
         self._woken, self._closing, self._whole = threading.Event(), threading.Event(), False
@@ -34,6 +37,7 @@ class Mirror:
         self._problem = ""
         self._ours = self._has_looked = False
         self._pushed: dict[str, tuple[int, int, int]] = {}
+        self._keep, self._scores = keep, dict[str, float | None]()
 
     def wake(self) -> None:
         """Says that there is something new to copy."""
@@ -66,6 +70,7 @@ class Mirror:
                     self._storage.remove(f"{self._name}/checkpoints/{name}")
         except OSError as problem:
             self._say(sentence(problem))
+        self._scores.clear()
         self._closing.clear()
 
     def fetch_newer(self) -> None:
@@ -106,13 +111,24 @@ class Mirror:
                 return
 
     def _copy(self) -> None:
-        """Makes the storage hold what is here; deletes there only what is older than a whole checkpoint there."""
+        """Makes the storage hold what is here; deletes there only what is older than a whole checkpoint there.
+
+        What another machine left there is pruned as it is here: the best may be there alone.
+        """
         self._check_ours()
         ready = checkpoint.steps(self._run_dir / "checkpoints")  # before the journal, which then tells of them all
         self._copy_files()
         self._copy_checkpoints(ready)
         if self._whole and (self._run_dir / FINISHED).is_dir():
-            self._storage.push_sealed(self._run_dir / FINISHED, f"{self._name}/{FINISHED}")
+            self._copy_artifact(f"{self._name}/{FINISHED}")
+
+    def _copy_artifact(self, there: str) -> None:
+        """Copies the model, once the one there is gone if that is another, as of a run that has gone on."""
+        here, manifest = self._run_dir / FINISHED, f"{there}/{sealed.MANIFEST}"
+        is_whole = sealed.MANIFEST in self._storage.files(there)
+        if is_whole and self._storage.read(manifest) != (here / sealed.MANIFEST).read_bytes():
+            self._storage.remove(there)
+        self._storage.push_sealed(here, there)
 
     def _copy_files(self) -> None:
         """Copies what has changed since it was copied, or is not there any more as it was."""
@@ -144,12 +160,21 @@ class Mirror:
                 with self._held(place) as held:
                     if held is not None:
                         self._storage.push_sealed(held, f"{name_there}/{place.name}")
+        if not (here := {place.name for place in checkpoint.steps(folder)}):
+            return
         there = self._there()
-        newest = max((checkpoint.order(name) for name, whole in there.items() if whole), default=(-1, 0))
-        here = {place.name for place in checkpoint.steps(folder)}
-        for name in sorted(there.keys() - here if here else ()):
+        scores = {name: self._score(name) for name, whole in there.items() if whole}
+        newest = max(map(checkpoint.order, scores), default=(-1, 0))
+        for name in sorted(there.keys() - here - checkpoint.kept(scores, self._keep)):
             if checkpoint.order(name) < newest:
                 self._storage.remove(f"{name_there}/{name}")
+
+    def _score(self, name: str) -> float | None:
+        """Reads the score of a whole checkpoint there, once."""
+        if name not in self._scores:
+            manifest = self._storage.read(f"{self._name}/checkpoints/{name}/{sealed.MANIFEST}")
+            self._scores[name] = checkpoint.score(manifest)
+        return self._scores[name]
 
     def _there(self) -> dict[str, bool]:
         """Lists the checkpoints there, and whether each is whole."""

@@ -22,15 +22,18 @@ def write(
     model: Any,
     data: Data,
     run_dir: Path,
+    state: str,
     sums: dict[str, Tensor],
     columns: dict[str, Tensor],
     metrics: dict[str, float],
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, float]:
-    """Writes statistics, each test example's results and the artifact of a run, and emits `test`.
+    """Writes statistics, each test example's results and the artifact of a run, and emits `state` and `test`.
 
+    `state` is the digest of what the run has come to: the artifact that is there stays if it is of the same.
     Returns the metrics, with those of the task's baselines where it has any.
     """
+    emit({"event": "state", "digest": state})
     save_file({name: value.cpu().contiguous() for name, value in sums.items()}, run_dir / STATISTICS)
     if columns:
         slices = task.data.slices(data) if hasattr(task.data, "slices") else {}
@@ -39,9 +42,9 @@ def write(
     if hasattr(task.train, "baselines"):
         metrics = metrics | task.train.baselines(data, config)
     folder = run_dir / "artifact"
-    digest = artifact.verify(folder) if folder.exists() else None
     fill = partial(_fill, model=model, task=task, data=data)
-    digest = digest or artifact.write(folder, task.name, fill, conversion.schema_of(model))
+    digest = artifact.kept(folder, state)
+    digest = digest or artifact.write(folder, task.name, fill, conversion.schema_of(model), state)
     emit({"event": "test", "metrics": metrics, "primary": task.train.PRIMARY, "digest": digest})
     return metrics
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,6 +38,13 @@ def replicate(replica: nn.Module, accumulate: int, world: int, static: bool) -> 
         static_graph=static and accumulate == 1,
         find_unused_parameters=not static,
     )
+
+
+def rejoin(replica: nn.Module, accumulate: int) -> nn.Module:
+    """Joins a network anew that was joined for one micro-batch a step, where a checkpoint asks for several."""
+    if isinstance(replica, DistributedDataParallel) and replica.static_graph and accumulate > 1:
+        return replicate(replica.module, accumulate, dist.get_world_size(), static=True)
+    return replica
 
 
 @contextmanager

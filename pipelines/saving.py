@@ -81,7 +81,7 @@ class Saver:
         if place.rank == 0:
             checkpoint.sweep(self.folder)
             if keeping.storage:
-                self._mirror = Mirror(keeping.storage, run_dir)
+                self._mirror = Mirror(keeping.storage, run_dir, keeping.keep)
 
     def is_ready(self) -> bool:
         """Whether an epoch that just ended would be saved; rank 0's word, which it gives to all in a window."""

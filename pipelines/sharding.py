@@ -75,17 +75,38 @@ def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads what `optimizer_state` gave; of a sharded network, from rank 0's, of which a rank keeps its shares alone.
 
+    That of a plain network, as one worker has, goes into shares too. A weight that was not used yet may lack one.
     A state that lies otherwise in memory than its weight is laid as the weight is: fused kernels pair them as they
     lie, so that channels-last weights would meet the wrong numbers.
     """
     if is_sharded(network):
-        _whole().set_optimizer_state_dict(network, optimizer, state, options=_spread(True))
+        own = _whole().get_optimizer_state_dict(network, optimizer)
+        for values in optimizer.state.values():  # made by a step with gradients of 0, which is to count as none
+            for value in values.values():
+                value.zero_()
+        if own["state"]:  # SGD without momentum has none
+            named = _by_name(own["param_groups"], state)
+            _whole().set_optimizer_state_dict(network, optimizer, named, options=_spread(False))
         return
     optimizer.load_state_dict(state)
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def _by_name(own: list[dict[str, Any]], state: dict[str, Any]) -> dict[str, Any]:
+    """Gives the state of a plain network's optimizer by the names of its weights, as groups of its own have them.
+
+    What is by names already stays as it is.
+    """
+    groups = state.get("param_groups", [])
+    numbers = [number for group in groups for number in group["params"]]
+    if not any(isinstance(number, int) for number in numbers):
+        return state
+    names = dict(zip(numbers, [name for group in own for name in group["params"]], strict=True))
+    groups = [{**group, "params": [names[number] for number in group["params"]]} for group in groups]
+    return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
 
 
 def whole_model(model: Any, make: Any, rank: int) -> Any:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipelines import batches, memory, numerics, sharding
 from pipelines.averaging import Average
 from pipelines.examples import Draw, Split, step_seed
-from pipelines.replica import held
+from pipelines.replica import held, rejoin
 from pipelines.schedules import rate
 from pipelines.settings import Settings
 
@@ -238,5 +238,6 @@ class Stepper:
         sharding.load_optimizer(self.network, self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.pieces = max(self.pieces, state.get("pieces", 1))
+        self.network = rejoin(self.network, self.accumulate * self.pieces)
         if self.average:
             self.average.restore(state["average"])

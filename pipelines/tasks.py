@@ -9,6 +9,13 @@ from types import ModuleType
 
 TASKS = ("classifier", "sentiment", "recommender")
 FILES = ("config.py", "data.py", "model.py", "train.py")
+NEEDED = (
+    ("config", "Config"),
+    ("data", "load"),
+    ("model", "Model"),
+    *(("train", name) for name in ("PRIMARY", "loss", "measure", "metrics")),
+)
+"""What training calls, by the file that it is in."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,16 @@ class Task:
         """What the loop calls: `PRIMARY`, `loss`, `measure`, `metrics`."""
         return importlib.import_module(f"{self.package}.train")
 
+    def check(self) -> None:
+        """Raises ValueError where the files lack what training calls, before it would be missed at the end of a run."""
+        lacking = [f"`{name}` in {file}.py" for file, name in NEEDED if not hasattr(getattr(self, file), name)]
+        if hasattr(self.train, "scored"):
+            lacking += [] if hasattr(self.train, "tally") else ["`tally` in train.py, which has `scored`"]
+            calibrates = hasattr(getattr(self.model, "Model", None), "calibrate")
+            lacking += [] if calibrates else ["`Model.calibrate` in model.py, as train.py has `scored`"]
+        if lacking:
+            raise ValueError(f"task folder {str(self.folder)!r} lacks {', '.join(lacking)}")
+
 
 def find(word: str) -> Task:
     """Finds a task by its name, or a user's own task by its folder.
@@ -59,9 +76,10 @@ def _own_task(folder: Path) -> Task:
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
         raise ValueError(f"task folder {str(folder)!r} lacks {', '.join(missing)}; a task has {', '.join(FILES)}")
-    if not name.isidentifier() or name in TASKS:
+    if not (name.isascii() and name.isidentifier()) or name in TASKS:
         raise ValueError(
-            f"task folder name {name!r} cannot be used: it must be a Python identifier other than {', '.join(TASKS)}"
+            f"task folder name {name!r} cannot be used: it must be an ASCII Python identifier other than "
+            f"{', '.join(TASKS)}"
         )
     if str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))

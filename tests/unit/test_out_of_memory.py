@@ -13,6 +13,7 @@ import torch
 import training
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from training import PLAIN
 
 from pipelines import loop, memory, results, tasks
@@ -49,7 +50,7 @@ def tight(room: int, where: str = "forward", error: type[Exception] = torch.OutO
 
 
 def with_train(task: Any, train: Any) -> Any:
-    return SimpleNamespace(name=task.name, folder=task.folder, data=task.data, model=task.model, train=train)
+    return type("Replaced", (tasks.Task,), {"train": train})(task.name, task.package, task.folder)
 
 
 def narrow(room: int) -> Any:
@@ -118,6 +119,29 @@ def test_the_pieces_are_part_of_the_checkpoint(tmp_path: Path) -> None:
     parts = learn(tmp_path / "parts", tight(10_000), **SHORT)
     assert not parts.named("memory")
     assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_a_run_that_was_cut_alone_goes_on_in_two_as_it_would_have(tmp_path: Path, pair: training.Pair) -> None:
+    roomy = training.train(tmp_path / "roomy", **SHORT)
+    with pytest.raises(training.Stopped):
+        learn_until(tmp_path / "parts", tight(70), 7)
+    both, graphs = zip(*pair.run(learn_joined, tmp_path / "parts", SHORT), strict=True)
+    assert both[0].losses == pytest.approx(roomy.losses[both[0].named("resume")[0]["step"] :], abs=1e-4)
+    assert graphs == ({False}, {False})
+
+
+def learn_joined(rank: int, folder: Path, flags: dict[str, Any]) -> tuple[training.Outcome, set[bool]]:
+    """Learns as one of the pair; says too whether the network was joined as one with a static graph."""
+    task, seen = tight(70), set[bool]()
+    real = task.train.loss
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        assert isinstance(network, DistributedDataParallel)
+        seen.add(network.static_graph)
+        return real(network, batch)
+
+    task.train.loss = loss
+    return learn(folder, task, Place(rank, 2), **flags), seen
 
 
 def test_no_room_for_a_single_example_is_a_sentence(tmp_path: Path) -> None:

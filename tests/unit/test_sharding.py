@@ -55,6 +55,33 @@ def test_a_run_in_shares_is_resumed_bit_identical(tmp_path: Path, pair: training
     assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_run_of_one_worker_goes_on_in_the_shares_of_two_and_returns(
+    tmp_path: Path, pair: training.Pair, optimizer: str
+) -> None:
+    flags = PLAIN | {"epochs": 3, "batch_size": 256, "optimizer": optimizer, "lr": 0.001, "checkpoint_steps": 4}
+    parts = {}
+    for name, shard in (("copies", False), ("shares", True)):
+        folder = tmp_path / name
+        settings: dict[str, Any] = flags | {"ema": 0.9, "shard": shard}
+        training.stop(folder, stop_at=5, **settings)
+        pair.run(training.stop_ranked, folder, 5, settings)
+        parts[name] = training.train(folder, **settings)
+    both = pair.run(training.train_ranked, tmp_path / "shares", settings)[0]
+    assert parts["shares"].named("resume")[0]["step"] == 8
+    assert parts["shares"].losses == pytest.approx(parts["copies"].losses, abs=1e-5)
+    assert both.metrics == pytest.approx(parts["shares"].metrics, abs=1e-6)
+    assert all(_near(parts["shares"].weights[name], value) for name, value in parts["copies"].weights.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_weight_that_no_step_has_used_yet_begins_in_shares_as_it_would_have(
+    pair: training.Pair, optimizer: str
+) -> None:
+    for whole, shares in pair.run(use_late, optimizer):
+        assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(whole, shares, strict=True))
+
+
 def test_shares_and_an_average_learn_the_same_whether_an_epoch_is_saved_or_not(
     tmp_path: Path, pair: training.Pair
 ) -> None:
@@ -97,6 +124,29 @@ def train_saving(rank: int, folder: Path, ready: bool) -> training.Outcome:
         patch.setattr(Saver, "is_ready", lambda self: ready)
         flags = {"word": REGRESSION, "epochs": 3, "ema": 0.9, "shard": True}
         return training.train_ranked(rank, folder, flags)
+
+
+def use_late(rank: int, kind: str) -> list[list[torch.Tensor]]:
+    """Steps on one of two weights, goes on in shares or not, and steps on both; gives the weights of both ways."""
+    found = []
+    for shard in (False, True):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
+        made = torch.optim.Adam if kind == "adam" else torch.optim.RMSprop
+        optimizer = made(network.parameters(), lr=0.1)
+        network[0].weight.grad = torch.ones(4, 4)
+        optimizer.step()
+        if shard:
+            state = optimizer.state_dict() if rank == 0 else {}
+            sharding.shard(network, list(network), torch.device("cpu"), 2)
+            optimizer = made(network.parameters(), lr=0.1)
+            sharding.load_optimizer(network, optimizer, state)
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        weights = [weight.detach() for weight in network.parameters()]
+        found.append([weight.full_tensor() for weight in weights] if shard else weights)  # type: ignore[operator]
+    return found
 
 
 def share_out(rank: int) -> dict[str, float]:

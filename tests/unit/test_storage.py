@@ -1,6 +1,7 @@
 """A run's folder is copied to a storage whole or not at all, and the run goes on elsewhere from there."""
 
 import shutil
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -248,11 +249,32 @@ def test_a_step_taken_again_is_the_newer_one_there_too(run_dir: Path, there: Pat
     for time in range(10):
         checkpoint.write(run_dir / "checkpoints", 5, {"time": time}, keep=1)
         if time >= 8:
-            Mirror(str(there), run_dir).close(10, whole=False)
+            Mirror(str(there), run_dir, keep=1).close(10, whole=False)
     assert [place.name for place in checkpoint.whole(there / "run" / "checkpoints")] == ["step-000000005-10"]
     (run_dir / "checkpoints" / "step-000000005-10").rename(run_dir / "checkpoints" / "step-000000005-9")
     Mirror(str(there), run_dir).fetch_newer()
     assert checkpoint.steps(run_dir / "checkpoints")[-1].name == "step-000000005-10"
+
+
+def _scored(run_dir: Path, there: Path, scores: Mapping[int, float | None]) -> None:
+    """Goes on with a run as one machine does, with a checkpoint at each step."""
+    with Saver(run_dir, Place(), lambda event: None, Keeping(keep=2, storage=str(there))) as saver:
+        saver.latest()
+        for step, score in scores.items():
+            saver.save(step, {"step": step}, score)
+
+
+def test_the_best_and_the_newest_stay_there_whatever_machine_the_run_goes_on_from(
+    tmp_path: Path, run_dir: Path, there: Path
+) -> None:
+    copies = there / "run" / "checkpoints"
+    _scored(run_dir, there, {5: 0.9, 10: 0.1, 15: 0.2})
+    kept = [[checkpoint.step_of(place.name) for place in checkpoint.whole(copies)]]
+    for machine, scores in enumerate(({}, {20: 0.3}, {25: 0.4, 30: None}, {35: 0.1})):
+        folder = storage.fetch_run(str(there / "run"), tmp_path / f"machine-{machine}")
+        _scored(folder, there, scores)
+        kept.append([checkpoint.step_of(place.name) for place in checkpoint.whole(copies)])
+    assert kept == [[5, 10, 15], [5, 10, 15], [5, 15, 20], [5, 25, 30], [5, 30, 35]]
 
 
 def test_a_run_that_goes_back_on_purpose_forgets_what_came_later_there_too(run_dir: Path, there: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from training import PARITY, REGRESSION
 
-from pipelines import tasks
+from pipelines import loop, tasks
+from pipelines.place import Place
+from pipelines.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,21 @@ def test_a_folder_that_lacks_files_is_a_sentence_that_names_them(tmp_path: Path)
         tasks.find(str(folder))
 
 
-@pytest.mark.parametrize("name", ["my-task", "3d", "classifier"])
+def test_a_task_that_lacks_what_training_calls_is_refused_before_any_data_is_read(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "unfinished", tasks.FILES)
+    (folder / "train.py").write_text("PRIMARY = 'accuracy'\ndef scored(network, batch): ...\n")
+    task = tasks.find(str(folder))
+    wanted = (
+        "lacks `Config` in config.py, `load` in data.py, `Model` in model.py, `loss` in train.py, `measure` in "
+        "train.py, `metrics` in train.py, `tally` in train.py, which has `scored`, `Model.calibrate` in model.py, as "
+        "train.py has `scored`"
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{str(folder)!r} {wanted}")):
+        loop.run(task, Settings(), tmp_path / "run", Place())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["my-task", "3d", "café", "classifier"])
 def test_a_folder_whose_name_cannot_be_used_is_refused(tmp_path: Path, name: str) -> None:
     folder = _folder(tmp_path, name, tasks.FILES)
     with pytest.raises(ValueError, match=re.escape(f"task folder name {name!r} cannot be used")):
