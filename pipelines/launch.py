@@ -70,15 +70,15 @@ def start_ray(
             keep_private()
             cores, grows = cores or os.cpu_count() or 1, False
             where = {"address": "local", "num_cpus": max(cores, launch.most) + 1, "include_dashboard": dashboard}
-        page = _init(where).dashboard_url or ""
+        page = join(where).dashboard_url or ""
     if not turns.is_queued():
         capacity.find(launch, grows, say)
     tracking.check_reach(len(capacity.machines()))
     return page
 
 
-def _init(where: dict[str, Any]) -> Any:
-    """Starts a cluster, or joins the one at RAY_ADDRESS. Raises ValueError when none answers there."""
+def join(where: dict[str, Any], deed: str = "train") -> Any:
+    """Starts a cluster, or joins the one at RAY_ADDRESS, to do a deed. Raises ValueError when none answers there."""
     import ray
 
     address = "" if where else os.environ["RAY_ADDRESS"]
@@ -90,7 +90,7 @@ def _init(where: dict[str, Any]) -> Any:
     except OSError as problem:
         if not address:
             raise
-        ways = "name one that runs, or unset RAY_ADDRESS to train on this machine alone"
+        ways = f"name one that runs, or unset RAY_ADDRESS to {deed} on this machine alone"
         raise ValueError(f"no cluster answers at RAY_ADDRESS={address} ({problem}); {ways}") from problem
 
 
@@ -130,25 +130,25 @@ def train(runs: list[Run], launch: Launch) -> None:
 
     from pipelines import capacity, notices, watch
 
-    capacity.check_folders([run.folder for run in runs])
+    capacity.check_folders([run.folder for run in runs], launch)
+    for run in runs:
+        capacity.check_inputs(run.task, run.config, launch)
     since = {str(run.folder): journal.size(run.folder) for run in runs}
-    lost = 0
     while True:
         try:
             with _interrupted_by_sigterm():
-                return _fit(runs, launch, since, max(-1, launch.max_failures - lost))
+                return _fit(runs, launch, since)
         except RayActorError as problem:
-            lost += 1
+            lost = watch.spent(since)["loss"] + 1
             if 0 <= launch.max_failures < lost:
-                died = f"Ray's controller died {capacity.counted(lost, 'time')}"
-                sentence = f"{died} and --max-failures is {launch.max_failures}"
+                sentence = watch.given_up(lost, launch.max_failures, "Ray's controller died")
                 raise notices.GivenUp(sentence) from problem
             watch.tell(since, {"event": "restart", "cause": "loss", "reason": "Ray's controller died", "count": lost})
             logging.getLogger(__name__).debug("the controller died", exc_info=problem)
 
 
-def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) -> None:
-    """Runs one controller of Ray Train to its end; `failures` is what earlier ones left of the budget."""
+def _fit(runs: list[Run], launch: Launch, since: dict[str, int]) -> None:
+    """Runs one controller of Ray Train to its end."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -170,7 +170,8 @@ def _fit(runs: list[Run], launch: Launch, since: dict[str, int], failures: int) 
         use_gpu=launch.gpu,
         elastic_resize_monitor_interval_s=launch.resize_seconds,
     )
-    watch: Any = Watch(since, failures, launch.max_errors, elastic)  # Ray names one of its kinds of callback, takes all
+    # Ray names one of its kinds of callback, takes all
+    watch: Any = Watch(since, launch.max_failures, launch.max_errors, elastic)
     endless = FailureConfig(max_failures=-1)
     config = RunConfig(name="ray", storage_path=str(runs[0].folder), failure_config=endless, callbacks=[watch])
     trainer = TorchTrainer(work, train_loop_config=settings, scaling_config=scaling, run_config=config)

@@ -91,6 +91,7 @@ class Recorder:
         self._waiting: list[points.Point] = []
         self._tracker: tracking.Tracker | None = None
         self._told: dict[str, Any] = {}
+        self._described: Event | None = None
         self._is_greeted = False
         self._readers = [Reader(run_dir), Reader(run_dir, LOAD)]
         self._sampler = sampling.Sampler(run_dir)
@@ -212,8 +213,10 @@ class Recorder:
         if last or self._is_trained():
             self._sampler.end()
             self._read()
-        if any(event["event"] == "start" for event in self.events):
+        start = next((event for event in reversed(self.events) if event["event"] == "start"), None)
+        if start is not None:
             self._tracker = self._tracker or self._start()
+            self._describe(self._tracker, start)
             self._tracker.log(self._waiting)
             self._waiting = []
             self._tell(self._tracker)
@@ -234,17 +237,21 @@ class Recorder:
 
     def _start(self) -> tracking.Tracker:
         searched = _known(self.run_dir.parent / MEMORY)  # the folder of a search holds the run of its best
-        tracker = self._open(self.about.get("parent", searched))
+        return self._open(self.about.get("parent", searched))
+
+    def _describe(self, tracker: tracking.Tracker, start: Event) -> None:
+        """Logs what the run is, and again when it has started again: with --resume-anyway it may be another."""
+        if start is self._described:
+            return
         word = Path(self.about["word"])
         commit = tracking.git_commit(word if word.is_absolute() else Path(__file__).parent)
         tags = {"eagerly.git_commit": commit, "mlflow.source.git.commit": commit, "eagerly.lock": _lock_digest()}
         tags |= {"mlflow.source.name": f"eagerly train {self.about['word']}", "mlflow.user": os.environ.get("USER", "")}
         tags |= {history.TAG: job} if (job := os.environ.get("EAGERLY_JOB")) else {}
-        tracker.describe({**self.about["config"], **self.about["launch"]}, tags)
-        start = next(event for event in self.events if event["event"] == "start")
-        tracker.describe({"data_digest": start["data_digest"], "parameters": start["parameters"]}, {})
+        learned = {"data_digest": start["data_digest"], "parameters": start["parameters"]}
+        tracker.describe({**self.about["config"], **self.about["launch"], **learned}, tags)
         tracker.describe_data(start["data"], start["data_digest"])
-        return tracker
+        self._described = start
 
     def _tell(self, tracker: tracking.Tracker) -> None:
         """Keeps the tags up to date that say what happened besides metrics."""
@@ -256,12 +263,14 @@ class Recorder:
     def _finish(self, tracker: tracking.Tracker) -> dict[str, Any]:
         from safetensors.numpy import load_file
 
-        test = next(event for event in reversed(self.events) if event["event"] == "test")
+        tests = [event for event in self.events if event["event"] == "test"]
+        test = tests[-1]
+        place = "model" if test["digest"] == tests[0]["digest"] else f"model-{test['digest'][:12]}"
         statistics = load_file(self.run_dir / "statistics.safetensors")
         labels = json.loads((self.run_dir / "artifact" / "config.json").read_text()).get("labels", [])
         figures = plots.draw(self.events, statistics, labels)
         plots.save(figures, self.run_dir / "plots")
-        source = tracker.finish(figures, self.run_dir / "artifact", self.run_dir / NAME)
+        source = tracker.finish(figures, self.run_dir / "artifact", self.run_dir / NAME, place)
         version, reason = promotion.register(self.run_dir, self.about, test, source, tracker.run_id)
         where = {"uri": tracking.uri(), "run_id": tracker.run_id, "experiment_id": tracker.experiment_id}
         return {"run_dir": str(self.run_dir), "version": asdict(version), "reason": reason, **where}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from pipelines import outages
-from pipelines.points import Point
+from pipelines.points import LONGEST, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show an experiment as training rather than as an application of language models."""
 KEY = "eagerly.run_key"
 """Tag of an MLflow run: which run folder it is of, so that a restart finds it whatever it remembers."""
+CHANGED = "eagerly.changed"
+"""Tag of an MLflow run: the settings that are others now, since MLflow keeps the first value of a parameter."""
 PARENT = "mlflow.parentRunId"
 ONE_MACHINE = ("sqlite", "file", "")
 """Schemes of tracking stores that only processes of one machine can share."""
@@ -186,11 +188,16 @@ class Tracker:
                 self._client.delete_run(twin.info.run_id)
 
     def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        """Logs the settings once and what else identifies the run."""
+        """Logs the settings and what else identifies the run; a tag names settings that are others than at first."""
         from mlflow.entities import Param, RunTag
 
-        known = self._client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
+        known = self._client.get_run(self.run_id).data
+        told = {key: str(value) for key, value in parameters.items()}
+        new = [Param(key, value) for key, value in told.items() if key not in known.params]
+        pairs = [(key, known.params[key], value) for key, value in told.items() if key in known.params]
+        changed = ", ".join(f"{key} {then} -> {now}" for key, then, now in pairs if then != now)
+        if changed or (told and known.tags.get(CHANGED)):
+            tags = {**tags, CHANGED: changed[:LONGEST]}
         self._client.log_batch(self.run_id, params=new, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def describe_data(self, name: str, digest: str) -> None:
@@ -220,16 +227,25 @@ class Tracker:
         names = self._client.get_run(self.run_id).data.metrics
         return {name: {metric.step for metric in self._client.get_metric_history(self.run_id, name)} for name in names}
 
-    def finish(self, figures: "Mapping[str, Figure]", artifact: Path | None, journal: Path | None = None) -> str:
-        """Logs plots as images, the artifact and the journal, ends the run, and returns where the artifact lies."""
+    def finish(
+        self,
+        figures: "Mapping[str, Figure]",
+        artifact: Path | None,
+        journal: Path | None = None,
+        place: str = "model",
+    ) -> str:
+        """Logs plots as images, the artifact and the journal, ends the run, and returns where the artifact lies.
+
+        place: the folder of the run for the artifact; one that was registered from there before must not be in it.
+        """
         for name, figure in figures.items():
             self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
         if artifact is not None:
-            self._client.log_artifacts(self.run_id, str(artifact), "model")
+            self._client.log_artifacts(self.run_id, str(artifact), place)
         if journal is not None:
             self._client.log_artifact(self.run_id, str(journal))
         self.end("FINISHED")
-        return f"{self._run.info.artifact_uri}/model"
+        return f"{self._run.info.artifact_uri}/{place}"
 
     def end(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""

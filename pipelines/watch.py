@@ -7,6 +7,7 @@ single example: Ray is told to retry without end, and whatever is over its budge
 
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScali
 
 from pipelines import notices
 from pipelines.capacity import counted
-from pipelines.journal import Event, has_ended, note
+from pipelines.journal import Event, Reader, has_ended, note
 from pipelines.memory import Exhausted
 from pipelines.stopping import Stopped
 
@@ -50,10 +51,10 @@ class Watch(WorkerGroupCallback, ControllerCallback):
     """Follows a worker group in the controller's process."""
 
     def __init__(self, runs: dict[str, int], max_failures: int, max_errors: int, elastic: bool) -> None:
-        """Takes the runs as `tell` does; a budget of -1 has no limit."""
+        """Takes the runs as `tell` does; a budget of -1 has no limit, and pays for what earlier controllers met too."""
         self._runs = runs
         self._limits = {"loss": max_failures, "error": max_errors, "preemption": -1, "memory": -1}
-        self._counts = dict.fromkeys(self._limits, 0)
+        self._counts = spent(runs)
         self._elastic = elastic
         self._group: Any = None
         self._failed = False
@@ -86,8 +87,7 @@ class Watch(WorkerGroupCallback, ControllerCallback):
             return
         if kind == "error":
             raise problem
-        times = counted(count, "time")
-        raise notices.GivenUp(f"workers were lost {times} and --max-failures is {limit}; at last, {reason}")
+        raise notices.GivenUp(given_up(count, limit, reason))
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Lets a healthy group write a checkpoint before Ray ends it to start another of another size."""
@@ -136,6 +136,17 @@ def tell(runs: dict[str, int], event: Event) -> None:
         if not has_ended(Path(folder), since):
             note(Path(folder), event)
             return
+
+
+def spent(runs: dict[str, int]) -> Counter[str]:
+    """Counts by cause how often the runs, given as for `tell`, were started again since then."""
+    events = (event for folder, since in runs.items() for event in Reader(Path(folder), offset=since).new_events())
+    return Counter(event["cause"] for event in events if event["event"] == "restart")
+
+
+def given_up(count: int, limit: int, reason: str) -> str:
+    """Says that workers or the controller were lost once too often, the last time for `reason`."""
+    return f"workers were lost {counted(count, 'time')} and --max-failures is {limit}; at last, {reason}"
 
 
 def judge(errors: dict[int, Exception]) -> tuple[str, Exception]:

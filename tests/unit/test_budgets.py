@@ -88,6 +88,20 @@ def test_a_lack_of_memory_costs_nothing_and_says_how_the_next_start_is_cut(tmp_p
     assert event["cause"] == "memory" and event["reason"].endswith("cuts its micro-batches into 4 pieces")
 
 
+def test_a_controller_pays_for_what_those_before_it_met_since_the_launch_began(tmp_path: Path) -> None:
+    write(tmp_path, "workers")
+    runs = {str(tmp_path): 0}
+    for cause in ("loss", "loss", "error", "resize"):
+        watch.tell(runs, {"event": "restart", "cause": cause, "reason": "", "count": 1})
+    assert watch.spent(runs) == {"loss": 2, "error": 1, "resize": 1}
+    assert watch.spent({str(tmp_path): size(tmp_path)}) == {}
+    with pytest.raises(notices.GivenUp, match="lost 3 times and --max-failures is 2; at last, a worker died"):
+        watching(tmp_path, failures=2).after_worker_group_poll_status(status(DIED))
+    with pytest.raises(KeyError, match="label"):
+        watching(tmp_path, errors=1).after_worker_group_poll_status(status(BUG))
+    watching(tmp_path, errors=2).after_worker_group_poll_status(status(BUG))
+
+
 def test_a_failure_that_is_seen_twice_counts_once(tmp_path: Path) -> None:
     guard = watching(tmp_path, failures=1)
     for _ in range(3):

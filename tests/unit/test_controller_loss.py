@@ -39,6 +39,12 @@ def loses_a_worker(guard: Any) -> None:
         raise ControllerError(problem) from problem
 
 
+def loses_a_worker_and_dies(guard: Any) -> None:
+    """Bears a loss, and is gone afterwards."""
+    loses_a_worker(guard)
+    dies(guard)
+
+
 def train(folder: Path, max_failures: int, *outcomes: Outcome) -> None:
     """Trains under one controller after the other, all of which must be asked for; there is no cluster."""
     left, how, task = list(outcomes), Launch(max_failures=max_failures), tasks.find(PARITY)
@@ -49,7 +55,8 @@ def train(folder: Path, max_failures: int, *outcomes: Outcome) -> None:
         left.pop(0)(guard)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capacity, "check_folders", lambda folders: None)
+        patch.setattr(capacity, "check_folders", lambda folders, launch: None)
+        patch.setattr(capacity, "check_inputs", lambda task, config, launch: None)
         patch.setattr(TorchTrainer, "fit", fit)
         try:
             launch.train([run], how)
@@ -70,14 +77,14 @@ def test_a_controller_that_dies_within_the_budget_is_followed_by_another_and_the
 
 
 def test_one_death_too_many_gives_up_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(notices.GivenUp, match=r"^Ray's controller died 2 times and --max-failures is 1$") as given_up:
+    with pytest.raises(notices.GivenUp, match=r"lost 2 times and --max-failures is 1; at last, Ray's") as given_up:
         train(tmp_path, 1, dies, dies)
     assert isinstance(given_up.value.__cause__, ActorDiedError)
     assert len(restarts(tmp_path)) == 1
 
 
 def test_no_death_is_borne_where_none_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(notices.GivenUp, match=r"^Ray's controller died 1 time and --max-failures is 0$"):
+    with pytest.raises(notices.GivenUp, match=r"lost 1 time and --max-failures is 0; at last, Ray's controller died$"):
         train(tmp_path, 0, dies)
     assert restarts(tmp_path) == []
 
@@ -89,5 +96,11 @@ def test_without_a_limit_every_death_is_borne(tmp_path: Path) -> None:
 
 def test_what_died_controllers_cost_is_not_there_for_workers(tmp_path: Path) -> None:
     train(tmp_path / "left", 2, dies, loses_a_worker)
-    with pytest.raises(notices.GivenUp, match=r"^workers were lost 1 time .*a worker died$"):
+    with pytest.raises(notices.GivenUp, match=r"^workers were lost 2 times and --max-failures is 1; .*a worker died$"):
         train(tmp_path / "spent", 1, dies, loses_a_worker)
+
+
+def test_what_workers_cost_before_a_controller_died_is_not_there_again(tmp_path: Path) -> None:
+    train(tmp_path / "left", 2, loses_a_worker_and_dies, ends)
+    with pytest.raises(notices.GivenUp, match=r"^workers were lost 2 times and --max-failures is 1; at last, Ray's"):
+        train(tmp_path / "spent", 1, loses_a_worker_and_dies)
