@@ -46,7 +46,7 @@ class Supervisor:
         self.folder = Path(tempfile.mkdtemp(prefix="eagerly-job-"))  # until the run has one, which must begin empty
         self.said: dict[str, Any] = {"name": plan["name"], "task": plan["task"], "run_dir": str(self.run_dir)}
         self.said |= {"phase": "starting", "restarts": 0, "step": 0, "steps": 0, "begun": time.time()}
-        self.stopping = False
+        self.stopping, self.driver_restarts = False, 0  # said's restarts are those of workers too, which have budgets
         self.lock = threading.Lock()
         self.log, self.output = job_log.Writer.open(self.folder / history.LOG), job_log.Writer(1)
         self.unkept, self.complained = "", False
@@ -63,7 +63,8 @@ class Supervisor:
         """Runs the driver until it ends by itself, is told to stop, or was killed too often; returns the exit code."""
         signal.signal(signal.SIGTERM, self._stop)
         code = self._drive()
-        while code < 0 and not self.stopping and self.said["restarts"] < self.plan["restarts"]:
+        while code < 0 and not self.stopping and self.driver_restarts < self.plan["restarts"]:
+            self.driver_restarts += 1
             self.said["restarts"] += 1
             self.print(f"the driver was killed by signal {-code}; it goes on from the last checkpoint")
             time.sleep(PAUSE_SECONDS)
@@ -110,9 +111,10 @@ class Supervisor:
         """Brings a run, or what it did elsewhere since it was here, from its storage, as recovery.bring does."""
         address = next((flag.partition("=")[2] for flag in self.plan["flags"] if flag.startswith("--storage=")), "")
         if "://" in address:
-            prefix = "begins anew: " if self.plan.get("again") else ""  # command() says what becomes of it instead
-            say, is_stopped = lambda text: self.print(text.removeprefix(prefix)), lambda: self.stopping
-            recovery.bring(address, self.run_dir, say, is_stopped)
+            missing = recovery.bring(address, self.run_dir, self.print, lambda: self.stopping)
+            self.reader.skip()
+            if missing:
+                self.print(missing if self.plan.get("again") else f"begins anew: {missing}")
 
     def _drive(self) -> int:
         """Runs the driver once; returns its exit code, negative for a signal."""

@@ -172,20 +172,30 @@ def _holder(local: Local) -> "psutil.Process | None":
 
 
 def _processes(local: Local) -> "list[psutil.Process]":
-    """Finds the holder, all below it, and those that name the cluster's own folder, as when the holder was killed."""
+    """Finds the holder, what is left of its session, as when it was killed, and all below them.
+
+    What is left names the cluster's own folder; another's program that does so is in another session.
+    """
     import psutil
 
     found: dict[int, Any] = {}
     roots = [holder] if (holder := _holder(local)) else []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(local.folder in word for word in process.cmdline()) and process.pid != os.getpid():
+            if any(local.folder in word for word in process.cmdline()) and _session(process.pid) == local.pid:
                 roots.append(process)
     for process in roots:
         with contextlib.suppress(psutil.NoSuchProcess):
             found |= {one.pid: one for one in (process, *process.children(recursive=True))}
     found.pop(os.getpid(), None)
     return list(found.values())
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:  # it has ended, or is another user's
+        return -1
 
 
 def _sweep() -> None:

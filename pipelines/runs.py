@@ -40,17 +40,18 @@ def create(word: str, task: Task, config: Settings, launch: Launch, folder: Path
         raise ValueError(f"--run-dir {str(folder)!r} is not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     word = word if word in tasks.TASKS else str(task.folder)
-    config = absolute(config)
-    if launch.storage and "://" not in launch.storage:
-        launch = replace(launch, storage=str(Path(launch.storage).resolve()))
+    config, launch = absolute(config), _placed(launch)
     named = {"word": word, "task": task.name, "id": secrets.token_hex(16)}
     _describe(folder, {**named, "config": asdict(config), "launch": asdict(launch)})
     return Run(word, task, config, folder)
 
 
-def change(run: Run, config: Settings) -> Run:
-    """Gives a run other settings for the rest of it."""
-    _describe(run.folder, {**_about(run.folder), "config": asdict(config)})
+def change(run: Run, config: Settings, launch: Launch) -> Run:
+    """Gives a run other settings, and another launch, for the rest of it; leaves the description where none differs."""
+    before = launched(run.folder)
+    launch = replace(_placed(launch), resume="", resume_anyway=False, run_dir=before.run_dir)
+    if (config, launch) != (run.config, before):
+        _describe(run.folder, {**_about(run.folder), "config": asdict(config), "launch": asdict(launch)})
     return replace(run, config=config)
 
 
@@ -72,6 +73,13 @@ def absolute(config: Settings) -> Settings:
     patterns = {name: path for name, path in found.items() if set("*?[") & set(path.name) and path.parent.is_dir()}
     known |= {name: str(path.parent.resolve() / path.name) for name, path in patterns.items() if name not in known}
     return replace(config, **known)
+
+
+def _placed(launch: Launch) -> Launch:
+    """Names the folder that a launch copies to by its whole path."""
+    if not launch.storage or "://" in launch.storage:
+        return launch
+    return replace(launch, storage=str(Path(launch.storage).resolve()))
 
 
 def discard(runs: list[Run]) -> None:

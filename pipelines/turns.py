@@ -5,7 +5,6 @@ that has not been heard of for a while has died, and what it held is free again.
 """
 
 import contextlib
-import logging
 import os
 import sqlite3
 import sys
@@ -22,7 +21,12 @@ from pipelines.settings import Launch
 ACTOR, NAMESPACE = "eagerly-turns-2", "eagerly"
 """The number is that of how its methods are called."""
 ASK_SECONDS, BEAT_SECONDS, SILENCE_SECONDS = 0.5, 3.0, 15.0
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS, SILENT_SECONDS = 10.0, 10.0
+"""How long one answer is waited for, and after what time without any that is said."""
+KINDS = ("CPU", "GPU")
+"""What a worker takes one of, without a GPU and with one."""
+TAKE_SECONDS = 30.0
+"""How long a job that was just admitted may take to hold its processors; the cluster shows them as free until then."""
 TABLE = """CREATE TABLE IF NOT EXISTS turns (
     name TEXT PRIMARY KEY, priority INTEGER, since REAL, workers INTEGER, gpu INTEGER, admitted INTEGER, heard REAL
 )"""
@@ -40,6 +44,10 @@ class Need:
     gpu: bool
 
 
+class Silent(Exception):
+    """The actor does not answer now, as after its death or with a full disk; says why."""
+
+
 class Book:
     """Who runs and who waits, in a database that outlives the process."""
 
@@ -50,17 +58,18 @@ class Book:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute(TABLE)
         self._database.execute("UPDATE turns SET heard = ?", (now,))
+        self._coming: dict[str, tuple[float, float]] = {}  # when a job was admitted; what is free once it has its own
 
     def ask(self, need: Need, total: Mapping[str, float], free: Mapping[str, float], now: float) -> int:
         """Says whether a job may run, 0, or its place among those that wait, from 1.
 
-        `total` and `free` are the cluster's CPUs and GPUs; what others than our jobs use is not free. The first in
-        the order runs when it fits, and none overtakes it, however small. Where none runs the first does in any case,
-        since a cluster that grows does so only for what was asked of it.
+        `total` and `free` are the cluster's CPUs and GPUs, of which each worker takes a GPU or else a CPU; what others
+        than our jobs use is not free. The first in the order runs when it fits, and none overtakes it, however small.
+        Where none runs the first does in any case, since a cluster that grows does so only for what was asked of it.
         """
         self._database.execute("DELETE FROM turns WHERE heard < ?", (now - SILENCE_SECONDS,))
         self._note(need, False, now)
-        self._admit(total, free)
+        self._admit(total, free, now)
         waiting = [name for name, *_ in self._waiting()]
         return waiting.index(need.name) + 1 if need.name in waiting else 0
 
@@ -82,8 +91,7 @@ class Book:
         self._database.execute(
             "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET heard = excluded.heard, "
             "priority = excluded.priority, workers = excluded.workers, gpu = excluded.gpu, admitted = "
-            "MAX(admitted AND workers >= excluded.workers AND workers * gpu >= excluded.workers * excluded.gpu, "
-            "excluded.admitted)",
+            "MAX(admitted AND workers >= excluded.workers AND gpu = excluded.gpu, excluded.admitted)",
             (need.name, need.priority, need.since, need.workers, int(need.gpu), int(runs), now),
         )
 
@@ -92,18 +100,25 @@ class Book:
             "SELECT name, workers, gpu FROM turns WHERE NOT admitted ORDER BY priority DESC, since, name"
         ).fetchall()
 
-    def _admit(self, total: Mapping[str, float], free: Mapping[str, float]) -> None:
-        left: dict[str, float] = {}
-        (running,) = self._database.execute("SELECT COUNT(*) FROM turns WHERE admitted").fetchone()
-        for kind, column in (("CPU", "workers"), ("GPU", "workers * gpu")):
-            (held,) = self._database.execute(f"SELECT TOTAL({column}) FROM turns WHERE admitted").fetchone()
-            left[kind] = min(total.get(kind, 0) - held, free.get(kind, 0))
+    def _admit(self, total: Mapping[str, float], free: Mapping[str, float], now: float) -> None:
+        self._coming = {name: one for name, one in self._coming.items() if now - one[0] < TAKE_SECONDS}
+        running = self._database.execute("SELECT name, workers, gpu FROM turns WHERE admitted").fetchall()
+        unheld, unused = ({kind: there.get(kind, 0.0) for kind in KINDS} for there in (total, free))
+        for name, workers, gpu in running:
+            kind = KINDS[gpu]
+            unheld[kind] -= workers
+            if name in self._coming and free.get(kind, 0.0) > self._coming[name][1]:
+                unused[kind] -= workers
+        is_first = not running
         for name, workers, gpu in self._waiting():
-            if running and (left["CPU"] < workers or left["GPU"] < workers * gpu):
+            kind = KINDS[gpu]
+            if not is_first and min(unheld[kind], unused[kind]) < workers:
                 return
-            running += 1
-            left = {"CPU": left["CPU"] - workers, "GPU": left["GPU"] - workers * gpu}
+            is_first = False
+            unheld[kind] -= workers
+            unused[kind] -= workers
             self._database.execute("UPDATE turns SET admitted = 1 WHERE name = ?", (name,))
+            self._coming[name] = (now, unused[kind])
 
 
 class Turns:
@@ -188,16 +203,30 @@ def turn(
 
 
 def _wait(need: Need, meanwhile: Callable[[], None]) -> None:
-    said, done = -1, False
-    while (position := _answer(lambda turns: turns.ask.remote(asdict(need)))) != 0:
-        if position not in (said, None):
+    said, is_done = -1, False
+    while (position := _ask(need)) != 0:
+        if position != said:
             said = position
             print(job_log.line({"phase": "waiting", "position": position}), file=sys.stderr, flush=True)
-        if position and not done:
-            done = True
+        if not is_done:
+            is_done = True
             meanwhile()
         time.sleep(ASK_SECONDS)
     print(job_log.line({"phase": "starting", "position": 0}), file=sys.stderr, flush=True)
+
+
+def _ask(need: Need) -> int:
+    """Asks until there is an answer; says once why there is none, after a while."""
+    began, has_said = time.monotonic(), False
+    while True:
+        try:
+            return _answer(lambda turns: turns.ask.remote(asdict(need)))
+        except Silent as problem:
+            if not has_said and time.monotonic() - began >= SILENT_SECONDS:
+                has_said = True
+                sentence = f"the cluster's queue does not answer, and is asked again until it does: {problem}"
+                print(f"eagerly: {sentence}", file=sys.stderr, flush=True)
+        time.sleep(ASK_SECONDS)
 
 
 def _beat(need: Need, ended: threading.Event) -> None:
@@ -207,12 +236,13 @@ def _beat(need: Need, ended: threading.Event) -> None:
 
 
 def _answer(call: Callable[[Any], Any]) -> Any:
-    """Asks the actor; None when it is being started again, as after its death."""
+    """Asks the actor. Raises Silent when it is being started again, as after its death, or its disk is full."""
     import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
     try:
         return ray.get(call(actor()), timeout=ANSWER_SECONDS)
-    except (RayActorError, GetTimeoutError) as problem:
-        logging.getLogger(__name__).debug("the actor that keeps the turns does not answer", exc_info=problem)
-        return None
+    except (RayActorError, GetTimeoutError, RayTaskError) as problem:
+        if isinstance(problem, RayTaskError) and not isinstance(problem.cause, sqlite3.Error):
+            raise
+        raise Silent(str(problem).strip().splitlines()[-1].strip()) from problem

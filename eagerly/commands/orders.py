@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipelines.jobs import Cluster, Job, Order
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+READ = ("data", "ratings", "items")
+"""Settings that name what must be there, where others may be names of a hub or folders that are filled."""
 
 
 def make(wish: "Wish", there: "Cluster", word: str, code: Path, earlier: "Job | None" = None) -> "Order":
@@ -102,9 +104,15 @@ def _files(wish: "Wish", here: bool, earlier: "Job | None") -> Settings:
             continue  # it was reachable
         if value.startswith("file:///"):
             config = replace(config, **{name: value.removeprefix("file://")})
-        elif value and "://" not in value and Path(value).exists():
-            config = replace(config, **{name: _upload(wish, flag, Path(value).resolve(), storage)})
-        elif value and "://" not in value and name == "data":
+        elif not value or "://" in value:
+            continue
+        elif (path := Path(value)).exists():
+            config = replace(config, **{name: _upload(wish, flag, path.resolve(), storage)})
+        elif any(path.parent.glob(path.name)):
+            raise ValueError(
+                f"{flag} is {value!r}, a pattern of files on this machine; name their folder, which is uploaded whole"
+            )
+        elif name in READ:
             raise ValueError(
                 f"{flag} is {value!r}, which is not here; a path of the cluster's is given as file:///PATH"
             )

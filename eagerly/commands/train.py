@@ -27,8 +27,8 @@ HELP = f"""usage: eagerly train TASK [flags]
 
 TASK is one of {", ".join(tasks.TASKS)}, `all`, or the folder of a task of your own with
 {", ".join(tasks.FILES)}. `eagerly train TASK --help` shows the task's flags.
-`eagerly train --resume RUN_DIR` continues a run with the settings it was started with; RUN_DIR may be below the
-run's --storage, as s3://BUCKET/runs/NAME, on a machine that has nothing of it.
+`eagerly train --resume RUN_DIR` continues a run with the settings it was last given; RUN_DIR may be below the run's
+--storage, as s3://BUCKET/runs/NAME, on a machine that has nothing of it.
 `torchrun --nproc-per-node 2 -m eagerly train TASK [flags]` trains in torchrun's processes, without Ray."""
 
 
@@ -141,13 +141,14 @@ def _resume(word: str | None, words: list[str]) -> tuple[Launch, list[Run]]:
     where, remote = _bring(folder), "://" in folder
     run = runs.reopen(where)
     task = tasks.find(word) if word else run.task
-    before = replace(runs.launched(run.folder), run_dir="", resume=str(run.folder), resume_anyway=False)
+    known = Launch() if _is_job() else runs.launched(run.folder)  # a job's flags say all that is not the default
+    before = replace(known, run_dir="", resume=str(run.folder), resume_anyway=False)
     if remote:
         before = replace(before, storage=folder.rstrip("/").rpartition("/")[0])
     config, launch = _parse(word or run.word, words, (run.config, before) if task == run.task else None)
     config = runs.absolute(config)
     runs.check_same(run, task, config, launch.resume_anyway)
-    return launch, [run if config == run.config else runs.change(run, config)]
+    return launch, [runs.change(run, config, launch) if _rank() == 0 else replace(run, config=config)]
 
 
 def _names_run(word: str) -> bool:

@@ -135,5 +135,6 @@ def test_a_run_whose_storage_stays_away_fails_in_a_sentence_and_is_not_begun_ane
 
 def test_a_run_that_its_storage_does_not_hold_is_begun(tmp_path: Path) -> None:
     said: list[str] = []
-    recovery.bring(f"file://{tmp_path}/bucket", tmp_path / "run", said.append, lambda: False)
-    assert said == [f"begins anew: 'file://{tmp_path}/bucket/run' holds no run: there is no run.json in it"]
+    missing = recovery.bring(f"file://{tmp_path}/bucket", tmp_path / "run", said.append, lambda: False)
+    assert missing == f"'file://{tmp_path}/bucket/run' holds no run: there is no run.json in it"
+    assert not said

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from eagerly import supervisor
@@ -18,6 +19,7 @@ from eagerly.cli import main
 from eagerly.commands import kubernetes, orders, submit
 from pipelines import bundle, cluster, job_log, tasks, uploads
 from pipelines.jobs import Order
+from pipelines.journal import note
 from pipelines.settings import Launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +192,8 @@ def test_equal_files_of_several_names_are_each_brought_by_their_own(tmp_path: Pa
         ),
         ("--data {data} --storage /not/here", "and --storage '/not/here' is no folder here"),
         ("--storage shared", "--storage is 'shared'; name the shared folder by its whole path"),
+        ("--stream --data {folder}/*.csv", "a pattern of files on this machine; name their folder, which is uploaded"),
+        ("--stream --data {folder}/*.parquet", "/*.parquet', which is not here; a path of the cluster's is given as"),
     ],
 )
 def test_files_that_the_cluster_cannot_see_are_refused_with_the_way_out(
@@ -197,8 +201,16 @@ def test_files_that_the_cluster_cannot_see_are_refused_with_the_way_out(
 ) -> None:
     (tmp_path / "data.csv").write_text("text,label\n")
     with pytest.raises(ValueError, match=r"--(data|storage)") as raised:
-        order("sentiment", *words.format(data=tmp_path / "data.csv").split())
+        order("sentiment", *words.format(data=tmp_path / "data.csv", folder=tmp_path).split())
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("flag", ["--ratings", "--items"])
+def test_files_of_other_flags_that_are_not_here_are_refused_too(flag: str, tmp_path: Path) -> None:
+    there = {"--ratings": "file:///there/ratings.csv", "--items": "file:///there/items.csv", flag: "nowhere.csv"}
+    words = [f"{name}={value}" for name, value in there.items()]
+    with pytest.raises(ValueError, match=f"{flag} is 'nowhere.csv', which is not here"):
+        order("recommender", *words)
 
 
 def test_a_path_of_the_clusters_own_is_passed_on() -> None:
@@ -405,6 +417,67 @@ def test_a_driver_that_is_killed_too_often_or_refuses_fails(tmp_path: Path) -> N
     two = supervise(tmp_path, "import sys; print('no'); sys.exit(2)", 3)
     assert two.communicate(timeout=60)[0].count("no\n") == 1
     assert two.returncode == 2
+
+
+RESIZED = """
+import os, pathlib, signal, sys
+from pipelines.journal import note
+count = pathlib.Path(sys.argv[1] + ".count")
+if not count.exists():
+    count.write_text("x")
+    for _ in range(3):
+        note(pathlib.Path(sys.argv[1]), {"event": "restart", "cause": "resize", "reason": "2 workers", "count": 1})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_restarts_of_workers_are_shown_and_are_none_of_those_that_the_driver_has(tmp_path: Path) -> None:
+    one = supervise(tmp_path, RESIZED, 1)
+    output = one.communicate(timeout=60)[0]
+    assert one.returncode == 0 and "it goes on from the last checkpoint" in output
+    assert job_log.latest(output.splitlines())["restarts"] == 4
+
+
+def test_restarts_that_a_run_had_before_it_was_brought_are_none_of_the_jobs(tmp_path: Path) -> None:
+    there, bucket = tmp_path / "bucket" / "j", f"file://{tmp_path}/bucket"
+    there.mkdir(parents=True)
+    (there / "run.json").write_text('{"word": "sentiment", "id": "1"}')
+    restart = {"event": "restart", "cause": "loss", "reason": "a worker was lost", "count": 1}
+    for _ in range(3):
+        note(there, restart)
+    flags, run_dir = [f"--storage={bucket}"], tmp_path / "head" / "j"
+    job = supervisor.Supervisor({"name": "j", "task": "sentiment", "flags": flags, "run_dir": str(run_dir)})
+    assert "--resume" in job.command() and (run_dir / "journal.jsonl").exists()
+    job._look()
+    assert job.said["restarts"] == 0
+    note(run_dir, restart)
+    job._look()
+    job.log.close()
+    assert job.said["restarts"] == 1
+
+
+def test_programs_that_only_name_a_clusters_folder_are_not_ended_with_it(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "eagerly-ray-x"
+    folder.mkdir()
+    (folder / "x").write_text("")
+    home.mkdir()
+    program = "import subprocess, sys; subprocess.Popen(['tail', '-f', sys.argv[1]]); sys.stdin.read()"
+    held = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder / "x")], start_new_session=True, stdin=subprocess.PIPE
+    )
+    reads = subprocess.Popen(["tail", "-f", str(folder / "x")], start_new_session=True)
+    try:
+        while not (below := _children(held.pid)):
+            time.sleep(0.02)
+        born = psutil.Process(held.pid).create_time()
+        held.kill()  # what is left of the cluster is known by its session
+        held.wait()
+        assert cluster.stop(cluster.Local("http://127.0.0.1:1", held.pid, born, str(folder), "")) == 1
+        assert not psutil.pid_exists(below[0]) and reads.poll() is None and not folder.exists()
+    finally:
+        reads.kill()
+        reads.wait()
+        held.stdin.close()  # type: ignore[union-attr]
 
 
 def test_a_supervisor_that_is_told_to_stop_starts_nothing_and_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from pipelines import job_log, turns
 from pipelines.settings import Launch
@@ -151,3 +153,93 @@ def test_the_order_outlives_the_process_that_keeps_it(book: Book, tmp_path: Path
     again = Book(tmp_path / "turns.db", 1000.0)
     assert again.order() == [("runs", True), ("waits", False)]
     assert again.ask(need("waits", since=1, priority=3), FOUR, FOUR, 1001.0) == 1
+
+
+EIGHT = {"CPU": 8.0}
+
+
+def test_what_a_job_that_was_just_admitted_will_take_is_not_free_though_others_use_a_part(book: Book) -> None:
+    assert book.ask(need("a", workers=2), EIGHT, {"CPU": 6.0}, 0) == 0
+    assert book.ask(need("b", workers=2, since=1), EIGHT, {"CPU": 4.0}, 1) == 0  # a has its own
+    assert book.ask(need("c", workers=4, since=2), EIGHT, {"CPU": 4.0}, 2) == 1
+    assert book.ask(need("c", workers=4, since=2), EIGHT, {"CPU": 4.0}, 3) == 1
+    assert book.ask(need("d", workers=1, since=3, gpu=True), {**EIGHT, "GPU": 1}, {"CPU": 4.0, "GPU": 1.0}, 4) == 2
+    book.leave("d")
+    assert book.ask(need("c", workers=2, since=2), EIGHT, {"CPU": 4.0}, 5) == 0
+    assert book.ask(need("e", workers=1, since=4), EIGHT, {"CPU": 2.0}, 6) == 1
+
+
+def test_a_job_that_waits_does_not_wait_longer_for_one_whose_workers_run(book: Book) -> None:
+    assert book.ask(need("a", workers=2), EIGHT, EIGHT, 0) == 0
+    assert book.ask(need("c", workers=6, since=1), EIGHT, {"CPU": 6.0}, 1) == 0
+
+
+def test_a_job_whose_room_others_freed_as_it_began_holds_nobody_up_for_long(book: Book) -> None:
+    assert book.ask(need("a", workers=2), EIGHT, {"CPU": 4.0}, 0) == 0
+    assert book.ask(need("c", workers=4, since=1), EIGHT, {"CPU": 4.0}, 1) == 1
+    book.beat(need("a", workers=2), turns.TAKE_SECONDS)
+    assert book.ask(need("c", workers=4, since=1), EIGHT, {"CPU": 4.0}, turns.TAKE_SECONDS) == 0
+
+
+def test_workers_with_a_gpu_take_no_processor_of_the_cluster(book: Book) -> None:
+    there = {"CPU": 4.0, "GPU": 8.0}
+    assert book.ask(need("a", gpu=True), there, there, 0) == 0
+    assert book.ask(need("b", gpu=True, since=1), there, {"CPU": 4.0, "GPU": 4.0}, 0) == 0
+    assert book.ask(need("c", workers=4, since=2), there, {"CPU": 4.0, "GPU": 0.0}, 0) == 0
+    assert book.ask(need("d", workers=1, since=3), there, {"CPU": 0.0, "GPU": 0.0}, 0) == 1
+
+
+def test_a_job_that_asks_for_processors_instead_of_gpus_gives_up_the_gpus(book: Book) -> None:
+    there = {"CPU": 4.0, "GPU": 4.0}
+    assert book.ask(need("others", workers=4), there, there, 0) == 0
+    assert book.ask(need("a", gpu=True, since=1), there, {"CPU": 0.0, "GPU": 4.0}, 0) == 0
+    assert book.ask(need("a", since=1), there, {"CPU": 0.0, "GPU": 4.0}, 0) == 1
+
+
+class Refusing:
+    """An actor that answers so many times with an error, then lets the job run."""
+
+    def __init__(self, times: int, problem: Exception) -> None:
+        self.times, self.problem = times, problem
+        self.ask, self.leave = Method(lambda asked: self), Method(lambda name: self)
+
+    def answer(self) -> int:
+        self.times -= 1
+        if self.times >= 0:
+            raise self.problem
+        return 0
+
+
+def failed(cause: Exception) -> Exception:
+    """What Ray raises here for what a method of an actor raised."""
+    text = f"Traceback (most recent call last):\n{type(cause).__name__}: {cause}"
+    return RayTaskError("ask", text, cause, "actor", 1, "127.0.0.1").as_instanceof_cause()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_full_disk_of_the_queue_is_waited_out_and_said_once_after_a_while(
+    times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusing = Refusing(times, failed(sqlite3.OperationalError("database or disk is full")))
+    monkeypatch.setattr(turns, "actor", lambda: refusing)
+    monkeypatch.setattr("ray.get", lambda asked, timeout: asked.answer())
+    monkeypatch.setattr(turns, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "SILENT_SECONDS", 0.04)
+    for name, value in (("EAGERLY_JOB", "waits"), ("EAGERLY_JOB_PRIORITY", "0"), ("EAGERLY_JOB_SINCE", "1")):
+        monkeypatch.setenv(name, value)
+    with turns.turn(Launch()):
+        lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if not job_log.read(line)]
+    why = "OperationalError: database or disk is full"
+    sentence = f"eagerly: the cluster's queue does not answer, and is asked again until it does: {why}"
+    assert said == ([sentence] if times > 1 else [])
+    assert job_log.latest(lines) == {"phase": "starting", "position": 0}
+
+
+def test_a_mistake_of_the_queue_itself_is_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "actor", lambda: Refusing(1, failed(KeyError("ours"))))
+    monkeypatch.setattr("ray.get", lambda asked, timeout: asked.answer())
+    for name, value in (("EAGERLY_JOB", "waits"), ("EAGERLY_JOB_PRIORITY", "0"), ("EAGERLY_JOB_SINCE", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KeyError), turns.turn(Launch()):
+        pytest.fail("it was not its turn")

@@ -119,7 +119,7 @@ def test_settings_that_were_changed_elsewhere_return_and_a_user_s_task_stays_whe
     tmp_path: Path, there: Path, first: Path, second: Path
 ) -> None:
     run = runs.reopen(second)
-    runs.change(run, replace(run.config, epochs=7))
+    runs.change(run, replace(run.config, epochs=7), Launch())
     (tmp_path / "moved").symlink_to(PARITY)
     runs.relocate(second, tmp_path / "moved")
     about = second / "run.json"

@@ -108,4 +108,4 @@ def test_other_settings_are_taken_when_told_and_remembered() -> None:
     run = _create(batch_size=32)
     config = run.task.config.Config(batch_size=64)
     runs.check_same(run, run.task, config, anyway=True)
-    assert runs.reopen(runs.change(run, config).folder).config.batch_size == 64
+    assert runs.reopen(runs.change(run, config, Launch(local=True)).folder).config.batch_size == 64

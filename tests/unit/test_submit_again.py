@@ -135,6 +135,9 @@ def test_a_job_goes_on_with_what_is_given_besides(server: Server, capsys: pytest
     assert submit("--again", "--workers", "3") == 0
     assert {"--epochs=7", "--workers=3"} == set(server.plan()["flags"])
     server.end("STOPPED")
+    assert submit("--again", "--workers", "1") == 0
+    assert server.plan()["flags"] == ["--epochs=7"]
+    server.end("STOPPED")
     assert main(["submit", "classifier", "--address", ADDRESS, "--name", "j", "--again"]) == 2
     assert "the job 'j' is of sentiment, not of classifier; give another --name" in capsys.readouterr().err
 
