@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from ray.serve.schema import DeploymentStatusOverview
 
 HEALTH_TIMEOUT_S = 30.0
+LEAVE_S = 30.0
+"""Seconds beyond notice and drain until an application must be gone: a replica has 5 more to end, a part of a network
+that lives apart 20 altogether, and Serve takes its turns."""
+LOOK_S = 0.3
+"""Seconds between looks at whether one is gone."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
@@ -113,7 +119,7 @@ def _import_ray() -> None:
 def ray_running() -> Iterator[bool]:
     """Connects to Ray with Serve on it: this process's, that of RAY_ADDRESS, or one of our own, which ends here.
 
-    Yields whether it is our own.
+    Yields whether it is our own. Raises ValueError when no cluster answers at RAY_ADDRESS.
     """
     _import_ray()
     import ray
@@ -127,8 +133,7 @@ def ray_running() -> Iterator[bool]:
     if local:
         launch.keep_private()
     if not connected:
-        address = {"address": "local", "include_dashboard": False} if local else {}
-        ray.init(**address, logging_level=logging.ERROR, log_to_driver=False)
+        launch.join({"address": "local", "include_dashboard": False} if local else {}, "serve")
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR", "enable_access_log": False})
         yield local
@@ -159,7 +164,7 @@ def deployed(options: Options, stored: list[Stored], hardware: Hardware, store: 
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         parts = stack.enter_context(_parts(options, stored, hardware))
         app = endpoint.application(options, stored, str(folder), hardware, store if options.poll_s else None, parts)
-        stack.enter_context(_running({f"eagerly-{options.port}": app}))
+        stack.enter_context(_running({f"eagerly-{options.port}": app}, _patience_s(options)))
         if target := _asked(options, machine_count):
             await_health(target)
         yield folder
@@ -205,16 +210,16 @@ def _parts(options: Options, stored: list[Stored], hardware: Hardware) -> "Itera
         names[one.service] = [f"eagerly-{options.port}-{one.service}-{index + 1}" for index in range(count)]
         for index, name in enumerate(names[one.service]):
             apps[name] = apart.application(one, index, count, options.threads, hardware)
-    with _running(apps):
+    with _running(apps, _patience_s(options)):
         yield {task: found for task, found in names.items() if found}
 
 
 @contextlib.contextmanager
-def _running(apps: "dict[str, Application]") -> Iterator[None]:
+def _running(apps: "dict[str, Application]", patience_s: float) -> Iterator[None]:
     """Runs applications of Serve, which have started when the block begins and are gone when it has ended.
 
-    Raises ValueError with the sentence of the one that could not start, and for one that runs there already: it is
-    somebody else's, whom Serve would let us update and delete.
+    patience_s: seconds that they have to go. Raises ValueError with the sentence of the one that could not start, and
+    for one that runs there already: it is somebody else's, whom Serve would let us update and delete.
     """
     from ray import serve
 
@@ -232,8 +237,30 @@ def _running(apps: "dict[str, Application]") -> Iterator[None]:
             raise ValueError(_sentence(reports)) from None
         yield
     finally:
-        for name in apps:
-            serve.delete(name)
+        _end(apps, patience_s)
+
+
+def _end(names: Iterable[str], patience_s: float) -> None:
+    """Deletes applications and returns when they are gone; those that are not in time are named, and left to Ray.
+
+    Serve's own waiting raises after 60 s, however long replicas have to drain.
+    """
+    from ray import serve
+
+    for name in names:
+        serve.delete(name, _blocking=False)
+    until = time.monotonic() + patience_s
+    while there := sorted(set(names) & set(serve.status().applications)):
+        if time.monotonic() >= until:
+            late = f"still there after {patience_s:.0f} s, and left to Ray to end: {', '.join(there)}"
+            print(late, file=sys.stderr, flush=True)
+            return
+        time.sleep(LOOK_S)
+
+
+def _patience_s(options: Options) -> float:
+    """Gives the seconds in which what serves must be gone once it is told to go."""
+    return options.notice_s + options.drain_s + LEAVE_S
 
 
 def await_health(target: str) -> None:
