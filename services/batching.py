@@ -7,7 +7,6 @@ come, as gathering.py says. Batches that take a few milliseconds are computed by
 
 import asyncio
 import contextvars
-import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -17,6 +16,7 @@ from services import errors
 from services.batches import LONGEST_S, Batch, Call, answers, failed
 from services.gathering import Gathering
 from services.inline import Inline, Near
+from services.threads import Worker
 
 SURPRISE = 2.0
 """How many times faster than ever before the model may be without a call being refused that it could have answered."""
@@ -63,8 +63,7 @@ class Batcher:
         self._taken_count = self._dropped_count = 0
         self._quickest_s, self._least_item_s, self._item_s = 0.0, 0.0, 0.001
         self._trust = 1 / SURPRISE  # loop and thread write it; that a write may be lost does no harm
-        self._thread = threading.Thread(target=self._work, name=f"model-{name}", daemon=True)
-        self._thread.start()
+        self._thread = Worker(self._work, f"model-{name}")
 
     @property
     def waiting_count(self) -> int:
@@ -109,8 +108,7 @@ class Batcher:
             self._open = False
             self._hand_over()
             self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.sleep(0)  # lets the last batch's delivery, already scheduled, run
+        await self._thread.ended()
 
     def take_refused(self) -> int:
         """Says how many calls were refused since last asked because time or room was too short."""

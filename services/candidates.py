@@ -1,15 +1,14 @@
 """A replica's part in rollouts: it tries what its node's watcher tells it to, and writes down what it has counted."""
 
 import asyncio
+import functools
 import logging
-import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import replace
 
 from pipelines.policy import Rollout, Tally
-from services import seats
+from services import seats, threads
 from services.models import Loaded, Loader, Stored
 from services.seats import Count, Seat, Told
 from services.slots import Slot
@@ -36,9 +35,7 @@ class Loads:
         """Loads a model; raises what that raises, and TimeoutError when it hangs; no second try is begun meanwhile."""
         if stored in self._left:
             raise TimeoutError("an earlier try to load it hangs and has not ended yet")
-        work: Future[Loaded] = Future()
-        work.set_running_or_notify_cancel()
-        threading.Thread(target=self._work, args=(stored, work), name=f"load-{stored.service}", daemon=True).start()
+        work = threads.begin(functools.partial(self._load, stored), f"load-{stored.service}")
         limit = asyncio.timeout(LOAD_S)
         try:
             async with limit:
@@ -49,12 +46,6 @@ class Loads:
             self._left.add(stored)
             work.add_done_callback(lambda _: self._left.discard(stored))
             raise TimeoutError(f"it is not loaded after {LOAD_S:.0f} s; its thread is left behind") from None
-
-    def _work(self, stored: Stored, work: "Future[Loaded]") -> None:
-        try:
-            work.set_result(self._load(stored))
-        except BaseException as problem:
-            work.set_exception(problem)
 
 
 class Candidates:

@@ -6,7 +6,6 @@ at most a hundredth of a core, once the callers have their replies. No example i
 
 import asyncio
 import logging
-import threading
 import time
 from queue import SimpleQueue
 from typing import Any
@@ -17,6 +16,7 @@ from pipelines import reference
 from pipelines.reference import Counts, Reference
 from services import metrics
 from services.batches import Batch
+from services.threads import Worker
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ class Drift:
         self._gauges: dict[tuple[str, str], metrics.Value] = {}
         self._queue: SimpleQueue[tuple[list[Any], list[Any]] | None] = SimpleQueue()
         self._next_s = 0.0  # on the clock of time.monotonic(); infinite while the thread is at work
-        self._thread = threading.Thread(target=self._work, name=f"drift-{name}", daemon=True)
-        self._thread.start()
+        self._thread = Worker(self._work, f"drift-{name}")
 
     def offer(self, batch: Batch) -> None:
         """Lets the thread look at a batch that has been delivered, if it is time for another."""
@@ -94,8 +93,7 @@ class Drift:
         """Ends the thread and takes the gauges away."""
         self._next_s = float("inf")
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.sleep(0)  # lets what the thread has scheduled last run before the gauges go
+        await self._thread.ended()
         self._clear()
 
     def _work(self) -> None:

@@ -1,6 +1,7 @@
 """A model's place in an endpoint: one generation of the model answers, until the next takes over between two calls."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.policy import STATES
-from services import metrics, paths, tryout
+from services import metrics, paths, threads, tryout
 from services.batches import Batch
 from services.batching import Batcher
 from services.drift import Drift
@@ -238,7 +239,8 @@ class Slot:
     async def _choose_path(self, generation: Generation, full: list[Any]) -> None:
         """Has the model run in the fastest way that gives its answers, and tries that out on the model's thread."""
         ways = paths.ways(self._options.paths, self._options.tolerance)
-        choice = await asyncio.to_thread(paths.choose, generation.loaded.model, full, ways)
+        choose = functools.partial(paths.choose, generation.loaded.model, full, ways)
+        choice = await asyncio.wrap_future(threads.begin(choose, f"paths-{self.name}"))
         if choice.report:
             log.warning("%s runs %s; %s", self.name, choice.name, "; ".join(choice.report))
         if choice.name != paths.EAGER:
