@@ -6,6 +6,7 @@ from its examples and its predictions of them.
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def _tensor(name: str, values: list[Any]) -> Tensor:
     if all(isinstance(value, list | tuple) and value and _are_numbers(value) for value in values):
         return Tensor(name, "FP64", (-1, -1))
     try:
-        _dumped(values)
+        json.dumps(values, default=_plain)
     except (TypeError, ValueError):
         kinds = ", ".join(sorted({type(value).__name__ for value in values}))
         raise ValueError(f"no tensor is derived for values of the type {kinds}; {WAY_OUT}") from None
@@ -136,7 +137,9 @@ class _Reader:
     def _loaded(self, text: str) -> Any:
         """Reads an item from JSON, as the example's type; a ValueError in its place when it does not fit."""
         try:
-            value = json.loads(text, parse_constant=_refuse_constant)
+            value = _DECODER.decode(text)
+        except OverflowError:
+            return ValueError("is JSON with a number that is too large")
         except (ValueError, RecursionError):
             return ValueError("is not valid JSON")
         kind = type(self.example)
@@ -161,7 +164,7 @@ class _Writer:
     def __call__(self, predictions: list[Any]) -> Arrays:
         tensor = self.tensor
         if tensor.datatype == BYTES:
-            values = _dumped(predictions) if tensor.content == "json" else predictions
+            values = map(_ENCODER.encode, predictions) if tensor.content == "json" else predictions
             return {tensor.name: np.array([*values, None], dtype=object)[:-1]}
         if predictions and isinstance(predictions[0], list | tuple):
             return {tensor.name: _padded(predictions)}
@@ -177,12 +180,16 @@ def _padded(rows: list[Any]) -> Array:
     return array
 
 
-def _dumped(values: list[Any]) -> list[str]:
-    return [json.dumps(value, ensure_ascii=False, default=_plain) for value in values]
-
-
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    """Reads a number of JSON; raises OverflowError for one that would become infinity."""
+    number = float(digits)
+    if math.isinf(number):
+        raise OverflowError
+    return number
 
 
 def _plain(value: Any) -> Any:
@@ -193,3 +200,7 @@ def _plain(value: Any) -> Any:
     if to_list is not None:
         return to_list()
     raise TypeError(f"a {type(value).__name__} has no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)

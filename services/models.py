@@ -100,13 +100,13 @@ def load_stage(stored: Stored, index: int, count: int, device: str = "cpu") -> A
 
 
 def _verified(stored: Stored) -> Path:
-    """Finds a model's folder to be what its digest says; raises ValueError when it is not."""
-    from pipelines import artifact
+    """Finds a model's folder to be what its digest says; raises Corrupt when it is not."""
+    from pipelines import artifact, sealed
 
     folder = Path(stored.folder)
     digest = artifact.verify(folder)
     if digest != stored.digest:
-        raise ValueError(f"the model in {stored.folder} has the digest {digest}; {stored.digest} was expected")
+        raise sealed.Corrupt(f"the model in {stored.folder} has the digest {digest}; {stored.digest} was expected")
     return folder
 
 

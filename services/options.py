@@ -8,6 +8,8 @@ from typing import Literal
 
 MOST_PAYLOAD_BYTES = 65_536
 """The most of a request or reply that the access log takes."""
+GREATEST = 2**31 - 1
+"""The greatest number that gRPC takes, of bytes or of milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class Options:
         for name in ("notice_s", "drain_s", "poll_s", "max_connection_age_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be finite, 0 or more")
+        for name, most in (("max_message_bytes", GREATEST), ("max_connection_age_s", GREATEST // 1000)):
+            if getattr(self, name) > most:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; the most allowed is {most}")
         if self.max_held_bytes < self.max_message_bytes:
             least = f"at least --max-message-bytes, {self.max_message_bytes}"
             raise ValueError(f"--max-held-bytes is {self.max_held_bytes}; it must be {least}")

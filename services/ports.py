@@ -1,5 +1,6 @@
 """Finds out which ports are free before a server takes them."""
 
+import errno
 import functools
 import itertools
 import random
@@ -11,6 +12,8 @@ HIGHEST = 65_535
 FREE = range(20_000, 32_768)
 """Where free ports are sought: below those that Linux gives to outgoing connections, which could take one between its
 being found and its being bound."""
+LACKING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""How a bind fails to an address that is not this machine's, as ::1 where there is no IPv6."""
 
 
 def find(host: str, port: int, flag: str) -> int:
@@ -62,7 +65,17 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _bind(host: str, port: int) -> None:
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(place)
+    """Binds each address of a host, as gRPC does, and lets go of it; one that this machine lacks needs another."""
+    lacking: list[OSError] = []
+    found = set(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as error:
+            if error.errno not in LACKING:
+                raise
+            lacking.append(error)
+    if len(lacking) == len(found):
+        raise lacking[0]

@@ -23,6 +23,9 @@ timer of gRPC's own goes by it: see PONG_S."""
 PONG_S = 60
 """Seconds in which the peer itself must answer a ping, else the connection is closed; as long as gRPC's default, as the
 answer of a client on a slow line waits behind the request that it is sending."""
+AGED_S = 300
+"""Seconds that the calls of a connection still have when it has reached its age: a stream that stays open, as of health
+or reflection, would keep it for ever."""
 PING_INTERVAL_S = 10
 """Seconds between pings of an idle client; one that pings more often is told to calm down and disconnected."""
 PING_STRIKES = 2
@@ -53,7 +56,7 @@ def arguments(options: Options) -> list[tuple[str, int]]:
         given.append(("grpc.compression_enabled_algorithms_bitset", 1))
     if options.max_connection_age_s:  # gRPC spreads it by a tenth, so that clients do not come back all at once
         given.append(("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1000)))
-        given.append(("grpc.max_connection_age_grace_ms", round(options.drain_s * 1000)))
+        given.append(("grpc.max_connection_age_grace_ms", AGED_S * 1000))
     return given
 
 

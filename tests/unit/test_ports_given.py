@@ -2,7 +2,7 @@
 
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import endpoints
@@ -62,6 +62,38 @@ def test_a_free_port_is_none_of_those_given(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ports, "find", lambda host, port, flag: port or next(free))
     found = serve._free(Options(port=0, metrics_port=23_111))
     assert (found.port, found.metrics_port) == (23_112, 23_111)
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the name `here` stand for addresses."""
+
+    def stand_for(*addresses: str) -> None:
+        def found(host: str, port: int, **how: object) -> list[tuple[object, ...]]:
+            assert host == "here"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+
+        monkeypatch.setattr(ports.socket, "getaddrinfo", found)
+
+    return stand_for
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")])
+def test_a_port_is_taken_that_is_at_any_of_a_hosts_addresses(
+    taken: int, addresses: tuple[str, ...], resolved: Callable[..., None]
+) -> None:
+    resolved(*addresses)
+    with pytest.raises(ValueError, match=rf"^--port {taken} of here cannot be bound \(Address already in use\)"):
+        ports.find("here", taken, "--port")
+
+
+def test_an_address_that_this_machine_lacks_needs_another_that_it_has(resolved: Callable[..., None]) -> None:
+    elsewhere = "192.0.2.1"
+    resolved(elsewhere, "127.0.0.2")
+    assert ports.find("here", 0, "--port") in ports.FREE
+    resolved(elsewhere)
+    with pytest.raises(ValueError, match=r"^--port 0 of here cannot be bound \(Cannot assign requested address\)"):
+        ports.find("here", 0, "--port")
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port", "--probe-port"])

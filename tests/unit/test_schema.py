@@ -126,12 +126,19 @@ def test_a_prediction_that_is_a_dataclass_goes_out_as_json() -> None:
     assert json.loads(text) == {"x": 1.0, "y": 2.0}
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"z": 1}', '{"x": NaN}', "7"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"z": 1}', '{"x": NaN}', '{"x": 1e999}', "7"])
 def test_json_that_does_not_fit_is_an_error_of_its_item_alone(text: str) -> None:
     found = conversion.of(Echo([Point(1.0)], same))
     good, bad = found.from_tensors({"input": np.array(['{"x": 4}', text], dtype=object)})
     assert good == Point(4)
     assert isinstance(bad, ValueError) and "JSON" in str(bad)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_number_that_json_has_not_is_no_answer(number: float) -> None:
+    found = conversion.of(Echo([{"x": 1.0}], same))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        found.to_tensors([{"x": 1.0}, {"x": number}])
 
 
 def test_a_number_that_would_lose_its_fraction_is_no_answer() -> None:
