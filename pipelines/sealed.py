@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "MANIFEST.json"
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What is raised where there is no file, rather than one that cannot be read now."""
 
 
 class Corrupt(ValueError):
@@ -46,12 +48,13 @@ def put(path: Path, text: str) -> None:
 def verify(folder: Path) -> str:
     """Compares every file with the manifest and returns the manifest's SHA-256.
 
-    Raises Corrupt when the manifest is missing or unreadable, or a file is missing, changed or not listed.
+    Raises Corrupt when the manifest is missing or garbled, or a file is missing, changed or not listed; and OSError
+    when one cannot be read now, which says nothing of what it holds.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         listed = {str(name): str(value) for name, value in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (*NO_FILE, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise Corrupt(f"{str(folder)!r} has no readable {MANIFEST}") from problem
     found = {path.name for path in folder.iterdir()} - {MANIFEST}
     for name in sorted(found | set(listed)):

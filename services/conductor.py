@@ -20,6 +20,7 @@ from pipelines.rollout import Report
 from services import seats
 from services.downloads import Underway
 from services.models import Stored
+from services.patience import pause_s
 from services.seats import Told
 from services.store import Store
 
@@ -120,7 +121,7 @@ class Conductor:
             self._end(task, found, "rolled back", f"version {found.version} is refused: {self._sentence(problem)}")
         except Exception as problem:
             progress.failures_count += 1
-            progress.retry_at = time.monotonic() + min(2.0**progress.failures_count, LONGEST_PAUSE_S)
+            progress.retry_at = time.monotonic() + pause_s(1.0, progress.failures_count, LONGEST_PAUSE_S)
             progress.problem = f"version {found.version} cannot be fetched: {self._sentence(problem)}"
             log.error("%s %s", task, progress.problem)  # noqa: TRY400 - no traceback
         else:

@@ -135,12 +135,18 @@ class Door:
         return visit
 
     def _note(self, visit: visits.Visit, code: int, seconds: float, request: bytes, reply: bytes) -> None:
-        """Hands a call that has ended to the access log and traces."""
-        if visit.span is not None:
-            assert self._keepers.traces is not None
-            self._keepers.traces.end(visit, code)
-        if self._keepers.access_log is not None:
-            self._keepers.access_log.add(self._name, visit, code, seconds, request, reply)
+        """Hands a call that has ended to the access log and traces, whose mistakes must not take its reply."""
+        try:
+            if visit.span is not None:
+                assert self._keepers.traces is not None
+                self._keepers.traces.end(visit, code)
+        except Exception:
+            log.exception("the trace of request %s could not be noted", visit.request_id)
+        try:
+            if self._keepers.access_log is not None:
+                self._keepers.access_log.add(self._name, visit, code, seconds, request, reply)
+        except Exception:
+            log.exception("the line of request %s could not be noted", visit.request_id)
 
 
 class Doors(grpc.GenericRpcHandler):

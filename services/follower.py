@@ -242,8 +242,12 @@ class Follower:
         await asyncio.to_thread(self._store.confirm, stored)
 
     def _refuse(self, stored: Stored, problem: Exception) -> None:
-        """Notes when a model may be tried again: never, if it is wrong."""
-        again = float("inf") if isinstance(problem, ValueError) else time.monotonic() + AGAIN_S
+        """Notes when a model may be tried again: never, if it is wrong.
+
+        It was whole when it came here: a folder that is not is no fault of the model's, and may be brought anew.
+        """
+        is_wrong = isinstance(problem, ValueError) and not isinstance(problem, Corrupt)
+        again = float("inf") if is_wrong else time.monotonic() + AGAIN_S
         self._refused[stored.service] = stored, again
 
     def _is_refused(self, stored: Stored) -> bool:

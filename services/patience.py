@@ -1,9 +1,11 @@
-"""Work on the main thread that is given up when it takes too long."""
+"""How long is waited: for work on the main thread, and until what has failed is tried again."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+
+MOST_DOUBLINGS = 16
 
 
 class Overdue(Exception):
@@ -25,3 +27,8 @@ def within(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def pause_s(first_s: float, failures_count: int, longest_s: float) -> float:
+    """Gives the seconds until the next try, which each failure doubles; never more than the longest."""
+    return min(first_s * 2 ** min(failures_count, MOST_DOUBLINGS), longest_s)

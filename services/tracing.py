@@ -80,7 +80,8 @@ class Traces:
 
             above = TraceContextTextMapPropagator().extract(metadata)
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-        return self._tracer.start_span(method, above, self._api.SpanKind.SERVER, attributes)
+        span = self._tracer.start_span(method, above, self._api.SpanKind.SERVER, attributes)
+        return span if span.is_recording() else None  # OTEL_SDK_DISABLED has none recorded
 
     def end(self, visit: Visit, code: int) -> None:
         """Ends the server span of a call, with what became known of the call."""

@@ -1,7 +1,9 @@
 """Files that others replace while an endpoint runs: certificates, tokens, keys."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -9,6 +11,8 @@ from typing import Generic, TypeVar
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+RETRY_S = 5.0
+"""Seconds until files are read again that could not be, or not be used: a certificate may not hold yet."""
 Stamp = tuple[tuple[int, ...] | None, ...]
 
 
@@ -27,6 +31,7 @@ class Watched(Generic[Value]):
         self._files = files
         self._parse = parse
         self._lock = threading.Lock()
+        self._again, self._complaint = math.inf, ""
         self._seen = self._last = self._stamp()
         contents = self._read()
         for flag, content in zip(files, contents, strict=True):
@@ -35,11 +40,11 @@ class Watched(Generic[Value]):
         self._value = parse(*contents)
 
     def current(self) -> Value:
-        """Reads the files again if they have changed, links followed; costs one stat a file."""
+        """Reads the files again if they have changed, links followed, or failed before; costs one stat a file."""
         with self._lock:
             stamp = self._stamp()  # before reading, so that what is replaced meanwhile is read once more
             is_settled, self._last = stamp == self._last or not _is_emptied(stamp), stamp
-            if stamp != self._seen and is_settled:
+            if is_settled and (stamp != self._seen or time.monotonic() >= self._again):
                 self._seen = stamp
                 self._renew()
             return self._value
@@ -49,8 +54,12 @@ class Watched(Generic[Value]):
         try:
             self._value = self._parse(*self._read())
         except ValueError as problem:
-            log.error("%s; what was read before stays in force", problem)  # noqa: TRY400
+            self._again = time.monotonic() + RETRY_S
+            if self._complaint != (complaint := str(problem)):
+                self._complaint = complaint
+                log.error("%s; what was read before stays in force", problem)  # noqa: TRY400
         else:
+            self._again, self._complaint = math.inf, ""
             if self._value:
                 log.info("%s: read again", flags)
             else:

@@ -26,7 +26,7 @@ from pipelines.registry import Aim, Version
 from services.conductor import Conductor
 from services.downloads import DOWNLOAD_S, Downloads, Underway
 from services.models import Stored
-from services.patience import Overdue, within
+from services.patience import Overdue, pause_s, within
 from services.store import State, Store
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ class Watcher:
         self._unnamed.discard(task)
         taken, refused = self._taken.get(task), self._refused.get(task)
         if taken and taken == (aim, self._store.current(task)):
+            self._forgive(task)
             return
         if refused and refused.aim == aim and time.monotonic() < refused.retry_at:
             return
@@ -137,11 +138,15 @@ class Watcher:
         task = stored.service
         self._store.publish(stored)
         self._taken[task] = aim, stored
+        self._forgive(task)
+        log.info("%s version %s is here, digest %s", task, stored.version, stored.digest[:12])
+        self._store.tidy(task, *self._conductor.on_trial(task))
+
+    def _forgive(self, task: str) -> None:
+        """Forgets what was refused of a task, once another version is wanted and here."""
         self._refused.pop(task, None)
         if self._reasons.pop(task, None):
             self._tell("")
-        log.info("%s version %s is here, digest %s", task, stored.version, stored.digest[:12])
-        self._store.tidy(task, *self._conductor.on_trial(task))
 
     def _bring(self, task: str, number: int) -> Stored:
         """Brings a version that is no champion yet; raises Underway while it is on its way."""
@@ -153,8 +158,9 @@ class Watcher:
         """Notes why a version is not taken, once, and when to look at it again."""
         before = self._refused.get(task)
         tries_count = before.tries_count + 1 if before and before.aim == aim else 1
-        pause_s = CORRUPT_S if isinstance(problem, ValueError) else min(UNREADABLE_S * 2**tries_count, CORRUPT_S)
-        self._refused[task] = Refusal(aim, tries_count, time.monotonic() + pause_s)
+        wrong = isinstance(problem, ValueError)
+        left_s = CORRUPT_S if wrong else pause_s(UNREADABLE_S, tries_count, CORRUPT_S)
+        self._refused[task] = Refusal(aim, tries_count, time.monotonic() + left_s)
         if tries_count == 1:
             self._reasons[task] = f"version {aim.champion}: {sentence(problem)}"
             log.error("%s %s; refused, what serves serves on", task, self._reasons[task])
@@ -246,7 +252,7 @@ def watch(store: Store, poll_s: float) -> NoReturn:
         if watcher.hanging_count > MOST_LEFT:
             log.error("%d downloads hang that were given up; the watcher ends, to be started anew", MOST_LEFT + 1)
             os._exit(1)
-        time.sleep(poll_s if not failed_count else min(poll_s * 2**failed_count, max(poll_s, LONGEST_PAUSE_S)))
+        time.sleep(pause_s(poll_s, failed_count, max(poll_s, LONGEST_PAUSE_S)))
 
 
 def main(words: list[str]) -> int:

@@ -101,6 +101,23 @@ def test_a_version_that_is_damaged_on_disk_is_refused_once_and_the_next_is_taken
         assert eventually(lambda: served(endpoint) == 3, 5)
 
 
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_version_that_is_whole_on_disk_again_is_taken(
+    store: Store, publish: Callable[..., Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starting: bool
+):
+    monkeypatch.setattr(follower, "AGAIN_S", 0.2)
+    first = publish(1)
+    store.confirm(first)
+    if starting:
+        publish(2, flip)
+    with following(store, tmp_path, first) as endpoint:
+        damaged = publish(2) if starting else publish(2, flip)
+        assert eventually(lambda: figure(endpoint, REFUSED) >= 1, 5)
+        assert served(endpoint) == 1
+        flip(Path(damaged.folder))
+        assert eventually(lambda: served(endpoint) == 2, 5)
+
+
 def test_whether_the_registry_answers_and_what_it_holds_wrongly_is_in_the_metrics(
     store: Store, publish: Callable[..., Stored], tmp_path: Path
 ):

@@ -1,5 +1,7 @@
 """A tokens file that is emptied lets nobody in, unless it was emptied to be written anew."""
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from eagerly import cli
 from eagerly.client import CallError, Client
-from services import tokens
+from services import tokens, watched
 from services.watched import Watched
 
 
@@ -58,6 +60,28 @@ def test_a_file_that_is_emptied_to_be_written_anew_holds_until_it_is(tmp_path: P
     assert len(watched.current()) == 2
     file.write_text("")
     assert [len(watched.current()) for _ in range(3)] == [2, 0, 0]
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_again_though_it_did_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(watched, "RETRY_S", 0.05)
+    lines = [tokens.issue(name, ["*"])[1] for name in ("ann", "bob")]
+    file = tmp_path / "tokens"
+    file.write_text(lines[0] + lines[1])
+    known = Watched({"--tokens": file}, lambda content: tokens.Tokens("--tokens", content))
+    file.write_text(lines[0])
+    with monkeypatch.context() as full:
+
+        def refuse(path: Path) -> bytes:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        full.setattr(Path, "read_bytes", refuse)
+        for _ in range(3):
+            assert len(known.current()) == 2
+            time.sleep(0.1)
+    assert len(known.current()) == 1
+    assert caplog.text.count("cannot be read (Too many open files)") == 1
 
 
 def test_an_empty_tokens_file_is_refused_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

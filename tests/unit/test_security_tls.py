@@ -16,7 +16,7 @@ import registries
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eagerly.v1 import sentiment_pb2
-from services import expiry, security
+from services import expiry, security, watched
 from services.options import Options
 
 REQUEST = sentiment_pb2.AnalyzeRequest(texts=["fine"]).SerializeToString()
@@ -165,6 +165,17 @@ def test_a_certificate_swapped_by_links_is_seen(tmp_path: Path, authority: keys.
         assert issuer_seen(running, authority.cert)
         (tmp_path / "next").symlink_to("two")
         (tmp_path / "next").rename(tmp_path / "data")
+        assert registries.eventually(lambda: issuer_seen(running, following.cert), 10)
+
+
+def test_a_pair_that_does_not_hold_yet_is_taken_when_it_does(
+    tmp_path: Path, authority: keys.Issued, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watched, "RETRY_S", 0.2)
+    with served(tmp_path, authority) as running:
+        following = keys.certificate("following")
+        keys.certificate("localhost", following, days=(3 / 86_400, 1)).write(tmp_path, "server")
+        assert issuer_seen(running, authority.cert)
         assert registries.eventually(lambda: issuer_seen(running, following.cert), 10)
 
 

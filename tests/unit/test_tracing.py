@@ -156,3 +156,39 @@ def test_the_log_names_the_trace(tmp_path: Path, collector: Collector):
     with traced(tmp_path / "metrics", collector.url, trace_ratio=0, access_log=str(path)) as endpoint:
         call(endpoint, "one", flags="01")
     assert f'"trace_id":"{TRACE_ID}"' in path.read_text()
+
+
+def test_traces_that_opentelemetry_is_told_not_to_draw_cost_no_reply_and_no_line(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    path = tmp_path / "log"
+    with traced(tmp_path / "metrics", collector.url, trace_ratio=1, access_log=str(path)) as endpoint:
+        assert call(endpoint, "one", flags="01").code() is grpc.StatusCode.OK
+    assert '"code":"OK"' in path.read_text()
+    assert not collector.spans
+
+
+def test_a_mistake_in_what_is_noted_of_a_call_takes_no_reply(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def stumble(*given: object) -> None:
+        raise RuntimeError("no clock")
+
+    monkeypatch.setattr(tracing.Traces, "end", stumble)
+    with traced(tmp_path, collector.url, trace_ratio=1) as endpoint:
+        assert call(endpoint, "one", flags="01").code() is grpc.StatusCode.OK
+    assert "could not be noted" in caplog.text
+
+
+def test_a_call_whose_trace_fails_has_its_line_in_the_log(
+    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+):
+    def stumble(*given: object) -> None:
+        raise RuntimeError("no clock")
+
+    monkeypatch.setattr(tracing.Traces, "end", stumble)
+    path = tmp_path / "log"
+    with traced(tmp_path / "metrics", collector.url, trace_ratio=1, access_log=str(path)) as endpoint:
+        call(endpoint, "one", flags="01")
+    assert path.read_text().count('"code":"OK"') == 1

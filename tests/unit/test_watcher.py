@@ -173,6 +173,24 @@ def test_a_damaged_artifact_is_refused_once_and_the_next_version_is_taken(
     assert not store.state().refused
 
 
+def test_a_version_that_is_wanted_again_after_another_is_refused_anew(
+    registry: Registry, store: Store, used: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    add(registry, tmp_path, 1)
+    follow = Watcher(store)
+    follow.look()
+    flip(add(registry, tmp_path, 2))
+    follow.look()
+    assert store.state().refused
+    registry.champions["parity"] = 1
+    follow.look()
+    assert not store.state().refused
+    registry.champions["parity"] = 2
+    follow.look()
+    assert store.state().refused
+    assert caplog.text.count("refused, what serves serves on") == 2
+
+
 @pytest.mark.parametrize("digest", ["", "../../../etc", "0" * 63])
 def test_a_version_without_a_digest_is_refused(
     registry: Registry, store: Store, used: str, tmp_path: Path, digest: str
