@@ -27,7 +27,7 @@ FIGURES = (
     "PEER_PATHS=exact python -m benchmarks.peers --model convnet --seconds 0.8",
     "PEER_PATHS=exact python -m benchmarks.peers --model encoder",
     "python -m benchmarks.peers --model encoder --seconds 1",
-    "python -m benchmarks.rivals --tasks classifier --epochs 40 --pairs 5",
+    "python -m benchmarks.rivals --tasks classifier --epochs 40 --pairs 6",
     "python -m benchmarks.tracker_outage",
     "python -m benchmarks.submit --pairs 5",
     "python -m benchmarks.recovery --pairs 5",
