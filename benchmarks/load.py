@@ -66,6 +66,7 @@ class Figures:
     """What one run of load measured."""
 
     per_s: float
+    """Calls that were answered, not refused, a second."""
     p50_ms: float
     p99_ms: float
     failed: int
@@ -122,7 +123,8 @@ def run(
     percentiles = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"] or ()}
     failed = report["count"] - report["statusCodeDistribution"].get("OK", 0)
     p50_ms, p99_ms = (percentiles.get(at, float("nan")) for at in (50, 99))
-    return Figures(report["rps"], p50_ms, p99_ms, failed, report["count"])
+    per_s = report["rps"] * (1 - failed / max(1, report["count"]))
+    return Figures(per_s, p50_ms, p99_ms, failed, report["count"])
 
 
 @functools.cache
@@ -147,7 +149,7 @@ def run_http(url: str, body: Path, content_type: str, load: Load, seconds: float
         command += ["--duration", f"{max(1, round(seconds))}s", "--script", script.name, url, "--", str(body)]
         shown = _output([*command, content_type])
     report = json.loads(shown.strip().rpartition("\n")[2])
-    per_s = 1e6 * report["count"] / report["us"]
+    per_s = 1e6 * (report["count"] - report["failed"]) / report["us"]
     return Figures(per_s, report["p50_us"] / 1e3, report["p99_us"] / 1e3, report["failed"], report["count"])
 
 
