@@ -64,8 +64,7 @@ def run(
     Every rank calls this alike. `emit` gets rank 0's events; `data` spares loading it again. Checkpoints are written
     after each epoch that is not too short, and every `checkpoint_steps` steps. `stop` is asked at every window and
     gives the reason to stop or nothing; one rank's reason stops all. Without `test`, nothing is released.
-    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted, and ValueError for an incomplete task,
-    bad data or checkpoints.
+    Returns the test metrics. Raises Stopped, Diverged, memory.Exhausted; ValueError for a bad task, data or checkpoint.
     """
     emit = emit if place.rank == 0 else lambda event: None
     task.check()
@@ -291,8 +290,10 @@ class Worker:
             state = {**self.state(), "about": None, "metrics": metrics}
             model = sharding.whole_model(self.model, self.make, self.place.rank)
             if self.place.rank == 0:
-                about = self.task, self.config, model, self.data, self.run_dir, checkpoint.digest(state)
-                metrics = release.write(*about, sums, columns, metrics, self.emit)
+                task, config, data, digest = self.task, self.config, self.data, checkpoint.digest(state)
+                metrics = release.write(
+                    task, config, model, data, self.run_dir, digest, sums, columns, metrics, self.emit
+                )
         if self.place.world > 1:
             dist.barrier()
         return metrics

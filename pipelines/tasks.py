@@ -50,9 +50,10 @@ class Task:
         """Raises ValueError where the files lack what training calls, before it would be missed at the end of a run."""
         lacking = [f"`{name}` in {file}.py" for file, name in NEEDED if not hasattr(getattr(self, file), name)]
         if hasattr(self.train, "scored"):
-            lacking += [] if hasattr(self.train, "tally") else ["`tally` in train.py, which has `scored`"]
-            calibrates = hasattr(getattr(self.model, "Model", None), "calibrate")
-            lacking += [] if calibrates else ["`Model.calibrate` in model.py, as train.py has `scored`"]
+            if not hasattr(self.train, "tally"):
+                lacking.append("`tally` in train.py, which has `scored`")
+            if not hasattr(getattr(self.model, "Model", None), "calibrate"):
+                lacking.append("`Model.calibrate` in model.py, as train.py has `scored`")
         if lacking:
             raise ValueError(f"task folder {str(self.folder)!r} lacks {', '.join(lacking)}")
 
